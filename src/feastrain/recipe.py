@@ -1,0 +1,275 @@
+"""The recipe: the science of one forecast, as one typed, frozen YAML file.
+
+A recipe says what to forecast from what, how to split it, what the data must look like,
+and how to train. It never says where: endpoints and folders of one machine are settings
+(`feastrain.settings`). Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotation when the class is made
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from feastrain.errors import LeakageError, RecipeError
+
+Role = Literal["static", "observed", "known_ahead"]
+
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+
+
+def parse_period(text: object) -> object:
+    """Read `1w`, `7d` or `12h` as a time span; leave anything else for pydantic to refuse."""
+    match = re.fullmatch(r"([1-9]\d*)([hdw])", text) if isinstance(text, str) else None
+    if match is None:
+        message = "must be a whole number and a unit: 12h, 1d or 1w"
+        raise ValueError(message)
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def format_period(period: timedelta) -> str:
+    """Write a time span as `parse_period` reads it."""
+    for unit, size in reversed(_UNITS.items()):
+        if period % size == timedelta(0):
+            return f"{period // size}{unit}"
+    message = f"{period} is not a whole number of hours"
+    raise ValueError(message)
+
+
+Period = Annotated[timedelta, BeforeValidator(parse_period), PlainSerializer(format_period)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Transform(_Section):
+    """How feature tables are made from raw tables: one SQL file run by DuckDB.
+
+    Every `inputs/NAME.parquet` is the table `raw.NAME`; every table that the SQL makes in
+    the schema `features` is written to `outputs/NAME.parquet`.
+    """
+
+    sql: Path
+    inputs: Path
+    outputs: Path
+
+
+class Label(_Section):
+    """Where the labels are: a Parquet table outside the feature service.
+
+    `column` is the value of the period that closes at the event timestamp; `weight`, where
+    given, is a column with what an error in that period weighs (Kaggle's holidays weigh 5);
+    `event`, where given, is a text column that names what makes a period special ("" where
+    nothing does), and a known-ahead feature of that name says it for periods to come.
+    """
+
+    source: Path
+    column: str
+    event_timestamp: str = "event_timestamp"
+    weight: str | None = None
+    event: str | None = None
+
+
+class Features(_Section):
+    """Which features of which service, and the role each view or feature plays.
+
+    `roles` maps a feature view, or one feature of it, to its role; the feature wins.
+    A *static* feature does not change; an *observed* one is read as of the cut-off; a
+    *known ahead* one is about a target period and is keyed by it: its view has the join key
+    `period_key`, whose value is the date of that period (`2012-09-07`), and its event
+    timestamp says when it became known. A *stepped* feature is observed, one column a step:
+    `stepped: [sales_last_year]` reads `sales_last_year_1` ... `sales_last_year_H`.
+    """
+
+    repo: Path
+    service: str
+    roles: dict[str, Role]
+    period_key: str | None = None
+    stepped: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    label_units: tuple[str, ...] = ()
+    """Features (stepped ones by their stem) in the unit of the label, scaled with it."""
+    unit: tuple[str, ...] = ()
+    """Features whose first non-null value sets the scale of a series as of the cut-off."""
+
+
+class Split(_Section):
+    """How many of the last cut-offs test and validate; all earlier ones train.
+
+    `embargo` is the least number of periods between the last training or validation cut-off
+    and the first cut-off of the next part; by default the horizon, and never less.
+    """
+
+    validation_cutoffs: Count = 4
+    test_cutoffs: Count = 1
+    embargo: Count | None = None
+
+
+class Expectation(_Section):
+    """What one column of the training set must look like."""
+
+    column: str
+    minimum: float | None = None
+    maximum: float | None = None
+    allowed: tuple[str | int | float | bool, ...] | None = None
+    max_null_fraction: Fraction | None = None
+    severity: Literal["error", "warn"] = "error"
+
+
+class Model(_Section):
+    """The architecture: an MLP shared by all steps of the horizon."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: tuple[Count, ...] = (128, 64)
+    embedding: Count = 8
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.5, 0.9)
+
+    @model_validator(mode="after")
+    def _quantiles_make_sense(self) -> Self:
+        if list(self.quantiles) != sorted(set(self.quantiles)) or 0.5 not in self.quantiles:
+            message = "quantiles must increase strictly and hold 0.5, the point forecast"
+            raise ValueError(message)
+        return self
+
+
+class Training(_Section):
+    """How the model is fitted. `batch_rows` counts (series, cut-off) rows on every rank."""
+
+    epochs: Count = 10
+    patience: Count = 3
+    batch_rows: Count = 512
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    processes: Count = 2
+    seed: int = 0
+
+
+class FeatureColumns(_Section):
+    """The columns of a training set by the role they play; the contract of all later stages.
+
+    Rows are keyed by `entities` and the cut-off, known-ahead rows by `known_keys` (some of
+    the entities, often none), the cut-off and the step. `stepped` holds stems.
+    """
+
+    entities: tuple[str, ...]
+    static: tuple[str, ...]
+    observed: tuple[str, ...]
+    stepped: tuple[str, ...]
+    known_ahead: tuple[str, ...]
+    known_keys: tuple[str, ...]
+    categorical: tuple[str, ...]
+    label_units: tuple[str, ...]
+    unit: tuple[str, ...]
+    horizon: int
+
+
+class Recipe(_Section):
+    """One forecast: the file as read, plus the folder its relative paths start from."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    entities: Annotated[tuple[str, ...], Field(min_length=1)]
+    frequency: Period
+    season: Count = 1
+    """Periods in a season (52 weeks), for the seasonal baselines; 1 where there is none."""
+    horizon: Count
+    label: Label
+    features: Features
+    transform: Transform | None = None
+    split: Split = Split()
+    expectations: tuple[Expectation, ...] = ()
+    model: Model = Model()
+    training: Training = Training()
+
+    @model_validator(mode="after")
+    def _embargo_covers_the_horizon(self) -> Self:
+        if self.split.embargo is not None and self.split.embargo < self.horizon:
+            message = (
+                f"split.embargo is {self.split.embargo}, less than the horizon of {self.horizon}: "
+                "labels of one part would be known only after the next part begins"
+            )
+            raise ValueError(message)
+        return self
+
+    @property
+    def embargo(self) -> int:
+        """Periods between the last cut-off of one part and the first of the next."""
+        return self.split.embargo or self.horizon
+
+    def stepped_columns(self, stem: str) -> list[str]:
+        """Return the column of every step of a stepped feature, nearest step first."""
+        return [f"{stem}_{step}" for step in range(1, self.horizon + 1)]
+
+    def period_name(self, period_end: datetime) -> str:
+        """Return the value of the period key for the period that closes at `period_end`."""
+        whole_days = self.frequency % timedelta(days=1) == timedelta(0)
+        return period_end.strftime("%Y-%m-%d" if whole_days else "%Y-%m-%dT%H:%M:%S")
+
+    def data_section(self) -> dict[str, Any]:
+        """Return what a snapshot depends on, as plain JSON values."""
+        return self.model_dump(mode="json", exclude={"name", "model", "training"})
+
+    def training_section(self) -> dict[str, Any]:
+        """Return what a bundle depends on beyond its snapshot, as plain JSON values."""
+        return self.model_dump(mode="json", include={"model", "training"})
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe, or say in one line what is wrong with it and where.
+
+    Raises:
+        RecipeError: no such file, not YAML, an unknown key, a wrong or contradictory value.
+        LeakageError: the label is given a role among the features.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        message = f"{path}: no such recipe; `feastrain init` makes a project with some"
+        raise RecipeError(message) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        message = f"{path} cannot be read as YAML: {' '.join(str(error).split())}"
+        raise RecipeError(message) from error
+    if not isinstance(content, dict):
+        message = f"{path}: a recipe is a mapping of keys to values; see the reference for its keys"
+        raise RecipeError(message)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        message = f"{path}: {_first_fault(error)}"
+        raise RecipeError(message) from error
+    named = {*recipe.features.roles, *recipe.features.stepped, *recipe.features.label_units}
+    if recipe.label.column in named:
+        message = (
+            f"{path}: the label {recipe.label.column!r} is listed among the features; "
+            "a model would read the answer: remove it there"
+        )
+        raise LeakageError(message)
+    return recipe
+
+
+def _first_fault(error: ValidationError) -> str:
+    faults = error.errors()
+    fault = faults[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "recipe"
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {where!r}: remove it or correct its spelling{more}"
+    if fault["type"] == "missing":
+        return f"key {where!r} is missing{more}"
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}{more}"

@@ -1,0 +1,96 @@
+"""What a run tells the person watching it: stages, progress, tables.
+
+On a terminal a stage is one line that fills in as it works; elsewhere it is one JSON line
+when it ends. All of it goes to standard error: standard output is for results alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import TaskID
+
+
+@dataclass
+class Stage:
+    """One step of the journey: what it made is told by `made`, how far it is by `advance`."""
+
+    name: str
+    facts: dict[str, object] = field(default_factory=dict)
+    cached: bool = False
+    _progress: Progress | None = None
+    _task: TaskID | None = None
+
+    def made(self, *, cached: bool = False, **facts: object) -> None:
+        """Say what this stage produced, or that an earlier run already had."""
+        self.cached = cached
+        self.facts.update(facts)
+
+    def advance(self, done: float, total: float, note: str = "") -> None:
+        """Show that `done` of `total` units of work are finished."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, total=total, note=note)
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[Stage]:
+    """Time one stage and report it when it ends well."""
+    started = time.perf_counter()
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        ) as progress:
+            task = progress.add_task(name, total=None, note="")
+            current = Stage(name, _progress=progress, _task=task)
+            yield current
+    else:
+        current = Stage(name)
+        yield current
+    seconds = time.perf_counter() - started
+    if console.is_terminal:
+        facts = "  ".join(
+            f"[dim]{key}[/] {_readable(value)}" for key, value in current.facts.items()
+        )
+        mark = "[cyan]=[/]" if current.cached else "[green]✓[/]"
+        when = "cached" if current.cached else f"{seconds:.1f} s"
+        console.print(f"{mark} {name:<12} {when:>8}  {facts}", highlight=False, soft_wrap=True)
+    else:
+        event(
+            "stage", stage=name, seconds=round(seconds, 3), cached=current.cached, **current.facts
+        )
+
+
+def event(kind: str, **facts: object) -> None:
+    """Write one JSON line to standard error."""
+    print(json.dumps({"event": kind, **facts}, default=str), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def say(text: str) -> None:
+    """Write one plain sentence to standard error, as JSON where nobody watches."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        console.print(text, highlight=False)
+    else:
+        event("note", text=text)
+
+
+def _readable(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,1 @@
+"""Features become a snapshot: an immutable, validated, point-in-time correct training set."""

@@ -1,0 +1,230 @@
+"""The feature service as the recipe reads it: roles, references, sources, a fingerprint."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feastrain.artifacts import fingerprint, source_digests
+from feastrain.errors import LeakageError, ProjectError, RecipeError
+from feastrain.recipe import FeatureColumns, Recipe, Role
+
+if TYPE_CHECKING:
+    from feast import FeatureStore, FeatureView, OnDemandFeatureView
+
+
+@dataclass(frozen=True)
+class Service:
+    """A feature service resolved against a recipe."""
+
+    columns: FeatureColumns
+    row_features: tuple[str, ...]
+    """References `view:feature` read as of the cut-off, keyed by the entities."""
+    known_features: tuple[str, ...]
+    """References `view:feature` keyed by the target period."""
+    sources: dict[str, Path]
+    """Files behind the service's views, by view."""
+    fingerprint: str
+    """Changes when a definition that decides a feature's value changes."""
+
+    def source_digests(self) -> dict[str, dict[str, str]]:
+        """Return the SHA-256 of every file behind the service, by view."""
+        return {view: source_digests(path) for view, path in self.sources.items()}
+
+
+@dataclass(frozen=True)
+class _Feature:
+    name: str
+    view: str
+    role: Role
+    keys: tuple[str, ...]
+
+    @property
+    def reference(self) -> str:
+        return f"{self.view}:{self.name}"
+
+
+def resolve_service(store: FeatureStore, recipe: Recipe) -> Service:
+    """Read the recipe's feature service and give every feature its role.
+
+    Raises:
+        RecipeError: a role, a stepped or a categorical column names nothing in the service,
+            a feature has no role, or keys do not fit.
+        LeakageError: the label, or a view on the label source, is in the service.
+    """
+    views = _views(store, recipe)
+    features = [
+        _Feature(field.name, view.projection.name_to_use(), role, keys)
+        for view in views
+        for keys in [_join_keys(view)]
+        for field in view.projection.features
+        for role in [_role(field.name, view, recipe)]
+    ]
+    _check_names(features, recipe)
+    _check_leaks(features, views, recipe)
+    columns = _columns(features, recipe)
+    return Service(
+        columns=columns,
+        row_features=tuple(f.reference for f in features if f.role != "known_ahead"),
+        known_features=tuple(f.reference for f in features if f.role == "known_ahead"),
+        sources=_sources(views),
+        fingerprint=fingerprint([_definition(view) for view in views]),
+    )
+
+
+def _views(store: FeatureStore, recipe: Recipe) -> list[Any]:
+    names = {service.name for service in store.list_feature_services()}
+    if recipe.features.service not in names:
+        message = (
+            f"the feature repo has no feature service {recipe.features.service!r}; "
+            f"it has {', '.join(sorted(names)) or 'none'}"
+        )
+        raise RecipeError(message)
+    service = store.get_feature_service(recipe.features.service)
+    views = []
+    for projection in service.feature_view_projections:
+        view = store.registry.get_any_feature_view(projection.name, store.project)
+        views.append(view.with_projection(projection))
+    return views
+
+
+def _join_keys(view: FeatureView | OnDemandFeatureView) -> tuple[str, ...]:
+    if not hasattr(view, "entity_columns"):
+        return ()
+    renamed = view.projection.join_key_map
+    keys = [field.name for field in view.entity_columns]
+    return tuple(renamed.get(key, key) for key in keys if key != "__dummy_id")
+
+
+def _role(feature: str, view: Any, recipe: Recipe) -> Role:
+    roles = recipe.features.roles
+    name = view.projection.name_to_use()
+    role = roles.get(feature) or roles.get(name)
+    if role is None:
+        message = (
+            f"feature {feature!r} of view {name!r} has no role; "
+            f"add `{name}: observed` (or static, known_ahead) to features.roles"
+        )
+        raise RecipeError(message)
+    return role
+
+
+def _check_names(features: list[_Feature], recipe: Recipe) -> None:
+    names = [feature.name for feature in features]
+    for name in names:
+        if names.count(name) > 1:
+            message = f"two views of the service have a feature {name!r}; keep one of them"
+            raise RecipeError(message)
+    asked = recipe.features
+    stepped = {column for stem in asked.stepped for column in recipe.stepped_columns(stem)}
+    known = {*names, *recipe.entities, *asked.stepped, *(feature.view for feature in features)}
+    groups: dict[str, set[str]] = {
+        "roles": set(asked.roles),
+        "stepped": stepped,
+        "categorical": set(asked.categorical),
+        "label_units": set(asked.label_units),
+        "unit": set(asked.unit),
+    }
+    for key, wanted in groups.items():
+        if missing := sorted(wanted - known):
+            message = (
+                f"features.{key} names {', '.join(map(repr, missing))}, "
+                f"which the service {asked.service!r} does not have"
+            )
+            raise RecipeError(message)
+
+
+def _check_leaks(features: list[_Feature], views: list[Any], recipe: Recipe) -> None:
+    for feature in features:
+        if feature.name == recipe.label.column:
+            message = (
+                f"the label {feature.name!r} is in the feature service "
+                f"{recipe.features.service!r} (view {feature.view!r}); remove it there"
+            )
+            raise LeakageError(message)
+    for view in views:
+        source = getattr(view, "batch_source", None)
+        path = getattr(source, "path", None)
+        if path is not None and Path(path).name == recipe.label.source.name:
+            message = (
+                f"view {view.name!r} of the service reads the label source {path}; "
+                "keep labels out of the feature service"
+            )
+            raise LeakageError(message)
+
+
+def _columns(features: list[_Feature], recipe: Recipe) -> FeatureColumns:
+    period_key = recipe.features.period_key
+    of_steps = {
+        column for stem in recipe.features.stepped for column in recipe.stepped_columns(stem)
+    }
+    known_keys: set[str] = set()
+    for feature in features:
+        if feature.role == "known_ahead":
+            if period_key is None or period_key not in feature.keys:
+                message = (
+                    f"view {feature.view!r} is known ahead, so it must be keyed by the target "
+                    f"period: features.period_key is {period_key!r}, its keys are {feature.keys}"
+                )
+                raise RecipeError(message)
+            known_keys.update(set(feature.keys) - {period_key})
+        extra = set(feature.keys) - {*recipe.entities, period_key or ""}
+        if extra or (feature.role != "known_ahead" and period_key in feature.keys):
+            message = (
+                f"view {feature.view!r} has the join keys {feature.keys}; a {feature.role} view "
+                f"may be keyed by {recipe.entities} alone"
+            )
+            raise RecipeError(message)
+
+    def of(role: Role) -> tuple[str, ...]:
+        return tuple(f.name for f in features if f.role == role and f.name not in of_steps)
+
+    return FeatureColumns(
+        entities=recipe.entities,
+        static=of("static"),
+        observed=of("observed"),
+        stepped=recipe.features.stepped,
+        known_ahead=of("known_ahead"),
+        known_keys=tuple(key for key in recipe.entities if key in known_keys),
+        categorical=recipe.features.categorical,
+        label_units=recipe.features.label_units,
+        unit=recipe.features.unit,
+        horizon=recipe.horizon,
+    )
+
+
+def _sources(views: list[Any]) -> dict[str, Path]:
+    sources = {}
+    for view in views:
+        source = getattr(view, "batch_source", None)
+        if source is None:
+            continue
+        path = getattr(source, "path", None)
+        if not path or "://" in path:
+            message = (
+                f"view {view.name!r} reads {type(source).__name__} {source.name!r}: only Parquet "
+                "files on this machine can be fingerprinted; export it to a file first"
+            )
+            raise ProjectError(message)
+        if not Path(path).exists():
+            message = f"view {view.name!r} reads {path}, which does not exist; make it first"
+            raise ProjectError(message)
+        sources[view.name] = Path(path)
+    return sources
+
+
+def _definition(view: Any) -> dict[str, Any]:
+    source = getattr(view, "batch_source", None)
+    transformation = getattr(view, "feature_transformation", None)
+    return {
+        "name": view.projection.name_to_use(),
+        "keys": list(_join_keys(view)),
+        "features": sorted((f.name, str(f.dtype)) for f in view.projection.features),
+        "ttl_s": ttl.total_seconds() if (ttl := getattr(view, "ttl", None)) else None,
+        "event_timestamp": getattr(source, "timestamp_field", None),
+        "created_timestamp": getattr(source, "created_timestamp_column", None),
+        "field_mapping": dict(getattr(source, "field_mapping", None) or {}),
+        "transformation": inspect.cleandoc(getattr(transformation, "udf_string", "") or ""),
+    }

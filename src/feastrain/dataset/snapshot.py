@@ -1,0 +1,76 @@
+"""A snapshot: the immutable training set that training, evaluation and serving read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feastrain.artifacts import open_manifest
+from feastrain.errors import ProjectError
+from feastrain.recipe import FeatureColumns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROW_GROUP = 1 << 17
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A published snapshot, verified when it was opened."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a snapshot and check every byte against its manifest.
+
+        Raises:
+            ProjectError: there is none at `path`.
+            ArtifactError: a file is missing or damaged.
+        """
+        if not path.is_dir():
+            message = f"{path}: no such snapshot; `feastrain build` makes one"
+            raise ProjectError(message)
+        return cls(path, open_manifest(path))
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of everything the snapshot was made from."""
+        return self.path.name
+
+    @property
+    def columns(self) -> FeatureColumns:
+        """The columns by role."""
+        return FeatureColumns.model_validate(self.manifest["columns"])
+
+    def rows(self, split: str | None = None) -> pa.Table:
+        """Return the rows (series, cut-off), all or those of one part of the split."""
+        parts = [pq.read_table(path) for path in sorted(self.path.glob("part-*.parquet"))]
+        table = pa.concat_tables(parts)
+        return table if split is None else table.filter(pc.equal(table["split"], split))
+
+    def known(self) -> pa.Table:
+        """Return the known-ahead features by (known keys, cut-off, step)."""
+        return pq.read_table(self.path / "known.parquet")
+
+    def labels(self) -> pa.Table:
+        """Return every observed label: entities, event_timestamp, label, weight, event."""
+        return pq.read_table(self.path / "labels.parquet")
+
+
+def write_tables(directory: Path, rows: pa.Table, known: pa.Table, labels: pa.Table) -> None:
+    """Write a snapshot's tables; equal tables give equal bytes."""
+    tables = {"part-00000": rows, "known": known, "labels": labels}
+    for name, table in tables.items():
+        pq.write_table(
+            table.replace_schema_metadata(None),
+            directory / f"{name}.parquet",
+            compression="zstd",
+            row_group_size=ROW_GROUP,
+        )

@@ -1,0 +1,1 @@
+"""Feast: opening a feature repo, reading it online, and plugins for any Feast project."""

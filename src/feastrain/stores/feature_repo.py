@@ -1,0 +1,120 @@
+"""A Feast feature repo: opened, and applied to its registry, through the SDK."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+from feastrain.artifacts import file_digest, fingerprint
+from feastrain.errors import ProjectError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from feast import FeatureStore
+    from feast.repo_operations import apply_total, get_repo_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def open_store(repo: Path) -> FeatureStore:
+    """Open the feature store that `repo/feature_store.yaml` describes.
+
+    Raises:
+        ProjectError: no such repo, or Feast refuses its configuration.
+    """
+    if not (repo / "feature_store.yaml").is_file():
+        message = f"{repo} is no Feast repo: it has no feature_store.yaml"
+        raise ProjectError(message)
+    try:
+        return FeatureStore(repo_path=str(repo))
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        message = f"{repo / 'feature_store.yaml'} is refused by Feast: {_one_line(error)}"
+        raise ProjectError(message) from error
+
+
+def apply_repo(repo: Path, stamp: Path) -> bool:
+    """Register what the repo's files define, as `feast apply` does, unless nothing changed.
+
+    Args:
+        repo: the feature repo.
+        stamp: file that remembers what was applied last.
+
+    Returns:
+        Whether the registry was up to date already.
+
+    Raises:
+        ProjectError: a file of the repo cannot be run, or Feast refuses what it defines.
+    """
+    store = open_store(repo)
+    root = repo.resolve()
+    files = [*get_repo_files(root), root / "feature_store.yaml"]
+    state = fingerprint(str(root), [(str(path), file_digest(path)) for path in files])
+    applied = bool(store.list_feature_services(allow_cache=False))
+    if applied and stamp.is_file() and stamp.read_text() == state:
+        return True
+    _apply(store, repo)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(state)
+    return False
+
+
+def endpoints(store: FeatureStore) -> dict[str, tuple[str, int]]:
+    """Return the servers that the store's configuration names: host and port, by what they are."""
+    found = {}
+    parts = {
+        "offline store": store.config.offline_store,
+        "online store": store.config.online_store,
+        "registry": store.config.registry,
+    }
+    for what, config in parts.items():
+        host, port = getattr(config, "host", None), getattr(config, "port", None)
+        address = str(getattr(config, "connection_string", "") or "").split(",")[0]
+        if host and port:
+            found[f"{what} ({config.type})"] = (str(host), int(port))
+        elif ":" in address and address.rpartition(":")[2].isdecimal():
+            name, _, number = address.rpartition(":")
+            found[f"{what} ({config.type})"] = (name, int(number))
+    return found
+
+
+def _apply(store: FeatureStore, repo: Path) -> None:
+    said = io.StringIO()
+    try:
+        with _importable(repo), contextlib.redirect_stdout(said):
+            apply_total(store.config, repo.resolve(), skip_source_validation=True)
+    except SystemExit as error:
+        message = f"{repo} cannot be applied: {_one_line(said.getvalue())}"
+        raise ProjectError(message) from error
+    except Exception as error:  # the repo's files are the user's code and may raise anything
+        message = f"{repo} cannot be applied: {type(error).__name__}: {_one_line(error)}"
+        raise ProjectError(message) from error
+
+
+@contextlib.contextmanager
+def _importable(repo: Path) -> Iterator[None]:
+    """Let Feast import the repo's modules by name, and forget them afterwards."""
+    root = repo.resolve()
+    names = {
+        ".".join(path.relative_to(root).with_suffix("").parts) for path in get_repo_files(root)
+    }
+    write_bytecode = sys.dont_write_bytecode
+    taken = {name: sys.modules.pop(name) for name in names & sys.modules.keys()}
+    sys.path.insert(0, str(root))
+    try:
+        with contextlib.chdir(root):
+            yield
+    finally:
+        sys.path.remove(str(root))
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(taken)
+        sys.dont_write_bytecode = write_bytecode
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split()) or "no reason given"

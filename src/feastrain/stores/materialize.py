@@ -1,0 +1,58 @@
+"""Features up to a cut-off, copied from the offline store to the online store."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from feastrain.artifacts import fingerprint
+from feastrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from feast import FeatureStore
+
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def materialize(
+    store: FeatureStore, views: list[str], as_of: datetime, state: object, stamp: Path
+) -> bool:
+    """Write the latest values at `as_of` of every view, unless that was done already.
+
+    Args:
+        store: the feature store, already applied.
+        views: names of the feature views.
+        as_of: the cut-off; facts later than this are not read.
+        state: fingerprints of what is behind the views.
+        stamp: file that remembers what was materialised last.
+
+    Returns:
+        Whether the online store was up to date already.
+
+    Raises:
+        UsageError: the online store holds later values; it cannot go back in time.
+    """
+    done = [store.get_feature_view(name).most_recent_end_time for name in views]
+    written = fingerprint(state, as_of.isoformat())
+    if all(end == as_of for end in done) and stamp.is_file() and stamp.read_text() == written:
+        return True
+    latest = max((end for end in done if end is not None), default=as_of)
+    if latest > as_of:
+        message = (
+            f"the online store is materialised up to {latest.isoformat()} and cannot go back to "
+            f"{as_of.isoformat()}; use a fresh online store for the past"
+        )
+        raise UsageError(message)
+    stamp.unlink(missing_ok=True)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        with contextlib.redirect_stderr(io.StringIO()):
+            store.materialize(start_date=BEGINNING, end_date=as_of, feature_views=views)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(written)
+    return False

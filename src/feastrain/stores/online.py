@@ -1,0 +1,154 @@
+"""Features of today: read from the online store in the shape a bundle expects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from feast.types import from_feast_to_pyarrow_type
+
+from feastrain.errors import ProjectError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from feast import FeatureStore
+    from numpy.typing import NDArray
+
+    from feastrain.recipe import FeatureColumns, Recipe
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class OnlineRows:
+    """The features of N series as of one cut-off, as a snapshot would hold them."""
+
+    rows: pa.Table
+    """[N] entities, `event_timestamp` (the cut-off), row features; in the order asked for."""
+    known: pa.Table
+    """Known keys, `event_timestamp`, `step`, known-ahead features; H rows for each key."""
+    as_of: datetime
+    """The cut-off: the last period that had closed when the store was materialised."""
+    found: NDArray[np.bool_]
+    """[N] whether the store knows the series."""
+
+
+class OnlineFeatures:
+    """Reads the online store of a feature repo for the features that a bundle was trained on."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        columns: FeatureColumns,
+        recipe: Recipe,
+        *,
+        row_features: tuple[str, ...],
+        known_features: tuple[str, ...],
+        first_period: datetime,
+    ) -> None:
+        self._store = store
+        self._columns = columns
+        self._recipe = recipe
+        self._row_features = list(row_features)
+        self._known_features = list(known_features)
+        self._first_period = first_period
+        self._types = _feature_types(store, [*row_features, *known_features])
+        self._telling = self._features_keyed_by_series()
+
+    def as_of(self) -> datetime:
+        """Return the last cut-off that every view of the service was materialised up to.
+
+        Raises:
+            ProjectError: a view was never materialised.
+        """
+        self._store.refresh_registry()
+        ends = []
+        for name in _views_of(self._row_features):
+            view = self._store.get_feature_view(name)
+            if view.most_recent_end_time is None:
+                message = f"view {name!r} is not in the online store; run `feastrain materialize`"
+                raise ProjectError(message)
+            ends.append(view.most_recent_end_time)
+        periods = (min(ends) - self._first_period) // self._recipe.frequency
+        cutoff: datetime = self._first_period + periods * self._recipe.frequency
+        return cutoff
+
+    def read(self, series: pa.Table) -> OnlineRows:
+        """Read the features of `series` (entity columns) and of the periods ahead of them."""
+        as_of = self.as_of()
+        rows, present = self._online(self._row_features, series)
+        stamp = pa.array([as_of] * len(series), type=TIMESTAMP)
+        found = np.zeros(len(series), dtype=bool)
+        for name in self._telling:
+            found |= present[name]
+        return OnlineRows(
+            rows=rows.append_column("event_timestamp", stamp),
+            known=self._known(series, as_of),
+            as_of=as_of,
+            found=found,
+        )
+
+    def _known(self, series: pa.Table, as_of: datetime) -> pa.Table:
+        keys = list(self._columns.known_keys)
+        groups = series.select(keys).group_by(keys).aggregate([]) if keys else None
+        if groups is not None:
+            groups = groups.sort_by([(name, "ascending") for name in keys])
+        count = 1 if groups is None else len(groups)
+        horizon = self._recipe.horizon
+        steps = np.tile(np.arange(1, horizon + 1), count)
+        columns: dict[str, Any] = {}
+        if groups is not None:
+            repeated = pa.array(np.repeat(np.arange(count), horizon))
+            columns = {name: groups[name].take(repeated) for name in keys}
+        wanted = dict(columns)
+        columns["event_timestamp"] = pa.array([as_of] * len(steps), type=TIMESTAMP)
+        columns["step"] = pa.array(steps)
+        if self._known_features:
+            frequency = self._recipe.frequency
+            names = [self._recipe.period_name(as_of + int(step) * frequency) for step in steps]
+            wanted[str(self._recipe.features.period_key)] = pa.array(names)
+            answer, _ = self._online(self._known_features, pa.table(wanted))
+            columns |= {name: answer[name] for name in self._columns.known_ahead}
+        return pa.table(columns)
+
+    def _online(
+        self, features: list[str], entities: pa.Table
+    ) -> tuple[pa.Table, dict[str, NDArray[np.bool_]]]:
+        answer = self._store.get_online_features(
+            features=features,
+            entity_rows={name: entities[name].to_pylist() for name in entities.column_names},
+        )
+        values = answer.to_dict()
+        columns = {name: entities[name] for name in entities.column_names}
+        present = {}
+        for reference in features:
+            name = reference.split(":", 1)[1]
+            columns[name] = pa.array(values[name], type=self._types[name])
+            present[name] = np.array([value is not None for value in values[name]])
+        return pa.table(columns), present
+
+    def _features_keyed_by_series(self) -> list[str]:
+        """Return the features whose view is keyed by every entity; all, if there is none."""
+        telling = []
+        for reference in self._row_features:
+            view, name = reference.split(":", 1)
+            keys = {field.name for field in self._store.get_feature_view(view).entity_columns}
+            if keys >= set(self._columns.entities):
+                telling.append(name)
+        return telling or [reference.split(":", 1)[1] for reference in self._row_features]
+
+
+def _views_of(references: list[str]) -> list[str]:
+    return sorted({reference.split(":", 1)[0] for reference in references})
+
+
+def _feature_types(store: FeatureStore, references: list[str]) -> dict[str, pa.DataType]:
+    types = {}
+    for reference in references:
+        view, name = reference.split(":", 1)
+        fields = {field.name: field for field in store.get_feature_view(view).features}
+        types[name] = from_feast_to_pyarrow_type(fields[name].dtype)
+    return types

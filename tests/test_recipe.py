@@ -1,0 +1,87 @@
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feastrain.errors import FeastrainError, LeakageError, RecipeError
+from feastrain.recipe import format_period, load_recipe, parse_period
+
+GOOD = {
+    "name": "good",
+    "entities": ["shop"],
+    "frequency": "1w",
+    "horizon": 4,
+    "label": {"source": "labels.parquet", "column": "sold"},
+    "features": {"repo": "feature_repo", "service": "all", "roles": {"history": "observed"}},
+}
+
+
+def _write(path: Path, content: object) -> Path:
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_recipe_is_read_with_its_defaults(tmp_path: Path) -> None:
+    """A recipe of the required keys alone is whole, and its embargo is its horizon."""
+    recipe = load_recipe(_write(tmp_path / "good.yaml", GOOD))
+    assert (4, timedelta(weeks=1)) == (recipe.embargo, recipe.frequency)
+    assert ["x_1", "x_2", "x_3", "x_4"] == recipe.stepped_columns("x")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"horizn": 8}, "unknown key 'horizn'"),
+        ({"horizon": 0}, "horizon: "),
+        ({"frequency": "weekly"}, "frequency: must be a whole number and a unit"),
+        ({"split": {"embargo": 2}}, "split.embargo is 2, less than the horizon of 4"),
+        ({"model": {"quantiles": [0.1, 0.9]}}, "quantiles must increase strictly and hold 0.5"),
+        ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: "),
+        ({"name": "../escape"}, "name: "),
+        ({"label": {"column": "sold"}}, "key 'label.source' is missing"),
+    ],
+)
+def test_a_wrong_recipe_is_told_in_one_line(
+    tmp_path: Path, change: dict[str, object], told: str
+) -> None:
+    """Each fault names the file, the key and what is wrong with it."""
+    path = _write(tmp_path / "bad.yaml", GOOD | change)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    message = str(caught.value)
+    assert (True, True, False) == (told in message, "bad.yaml" in message, "\n" in message)
+    assert 2 == caught.value.exit_code
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", ""])
+def test_what_is_no_mapping_is_told(tmp_path: Path, text: str) -> None:
+    """A file that is not a YAML mapping is refused by name."""
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"odd\.yaml"):
+        load_recipe(path)
+
+
+def test_label_among_the_features_is_a_leak(tmp_path: Path) -> None:
+    """Giving the label a role is a leak, with the exit code of one."""
+    roles = {"history": "observed", "sold": "observed"}
+    content = GOOD | {"features": GOOD["features"] | {"roles": roles}}
+    with pytest.raises(LeakageError, match="'sold' is listed among the features") as caught:
+        load_recipe(_write(tmp_path / "leak.yaml", content))
+    assert 4 == caught.value.exit_code
+
+
+def test_missing_recipe_says_how_to_get_one(tmp_path: Path) -> None:
+    """A recipe that is not there is a usage error with a remedy."""
+    with pytest.raises(FeastrainError, match="feastrain init"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+@given(st.integers(1, 10_000), st.sampled_from("hdw"))
+def test_periods_survive_a_round_trip(count: int, unit: str) -> None:
+    """What is written for a period reads as the same period."""
+    period = parse_period(f"{count}{unit}")
+    assert period == parse_period(format_period(period))

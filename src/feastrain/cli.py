@@ -1,0 +1,223 @@
+"""The command line: one verb a stage, no logic of its own.
+
+Heavy imports stay inside the verbs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from feastrain import __version__
+from feastrain.errors import FeastrainError, UsageError
+from feastrain.project import Project
+
+app = typer.Typer(
+    name="feastrain",
+    help="From a Feast feature service to a served forecast.",
+    epilog="Start with: feastrain demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(help="A recipe's name (mlp) or file.", metavar="RECIPE")
+]
+ProjectOption = Annotated[
+    Path, typer.Option("--project", "-C", help="The project folder.", metavar="DIR")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+AsOfOption = Annotated[
+    str | None,
+    typer.Option("--as-of", help="Know nothing later than this (2012-08-31).", metavar="DATE"),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Folder of Kaggle's Walmart CSVs; else a synthetic twin.", metavar="DIR"
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="What the synthetic twin is drawn from.")]
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="Folder to make.")] = Path("demand"),
+    data: DataOption = None,
+    seed: SeedOption = 0,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a project: the retail demand application, with its raw tables."""
+    project = Project.init(directory, data or _walmart_dir(), seed)
+    _show({"project": str(project.root), **project.raw_facts()}, as_json=as_json)
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Argument(help="Folder to make or go on with.")] = Path(
+        "demand"
+    ),
+    data: DataOption = None,
+    recipe: Annotated[str, typer.Option(help="Which recipe to run.")] = "mlp",
+    port: Annotated[int | None, typer.Option(help="Port of the page.")] = None,
+    *,
+    serve: Annotated[bool, typer.Option(help="Serve the page at the end.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole chain: raw tables in, a page of forecasts out."""
+    from feastrain.demo import run_demo, show_demo
+
+    result = run_demo(directory, data or _walmart_dir(), recipe)
+    if as_json:
+        _show(result.to_json(), as_json=True)
+    else:
+        show_demo(result)
+    if serve:
+        result.project.serve(recipe, port=port)
+
+
+@app.command()
+def doctor(project: ProjectOption = Path(), *, as_json: JsonOption = False) -> None:
+    """Say what is installed, reachable or missing, and the command that mends it."""
+    from feastrain.doctor import examine, show_findings
+
+    findings = examine(project)
+    if as_json:
+        _show([finding.to_json() for finding in findings], as_json=True)
+    else:
+        show_findings(findings)
+    if not all(finding.well or finding.optional for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def build(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    as_of: AsOfOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Build the training set: joined as of each cut-off, validated, split, published."""
+    from feastrain.report import show_verdicts
+
+    snapshot = Project(project).build(recipe, _moment(as_of))
+    if as_json:
+        _show({"snapshot": str(snapshot.path), **snapshot.manifest}, as_json=True)
+    else:
+        show_verdicts(snapshot.manifest["verdicts"])
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    *,
+    fresh: Annotated[bool, typer.Option(help="Start over, without a checkpoint.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the model; the same command resumes a run that was interrupted."""
+    bundle = Project(project).train(recipe, fresh=fresh)
+    _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
+
+
+@app.command()
+def backtest(
+    recipe: RecipeArgument, project: ProjectOption = Path(), *, as_json: JsonOption = False
+) -> None:
+    """Score the model and its baselines on the same held-out rows."""
+    from feastrain.report import show_leaderboard
+
+    result = Project(project).backtest(recipe)
+    if as_json:
+        _show(result.to_json(), as_json=True)
+    else:
+        show_leaderboard(result)
+
+
+@app.command()
+def materialize(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    as_of: AsOfOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the features of the last closed period to the online store."""
+    cutoff = Project(project).materialize(recipe, _moment(as_of))
+    _show({"as_of": cutoff.isoformat()}, as_json=as_json)
+
+
+@app.command()
+def predict(
+    recipe: RecipeArgument, project: ProjectOption = Path(), *, as_json: JsonOption = False
+) -> None:
+    """Forecast every series from the online store into one Parquet file."""
+    forecast = Project(project).predict(recipe)
+    facts = {"forecasts": str(forecast.path), "rows": forecast.rows}
+    _show({**facts, "as_of": forecast.as_of.isoformat()}, as_json=as_json)
+
+
+@app.command()
+def serve(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+) -> None:
+    """Serve forecasts over HTTP, and the planner's page."""
+    Project(project).serve(recipe, host, port)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    *, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        typer.echo(f"feastrain {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; a FeastrainError becomes one line and its exit code."""
+    try:
+        app()
+    except FeastrainError as error:
+        typer.echo(f"feastrain: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _walmart_dir() -> Path | None:
+    from feastrain.settings import load_settings
+
+    return load_settings().walmart_dir
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Read a date as its last moment, or a date and time as given; UTC unless it says."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        message = f"--as-of {text!r} is no date; write it as 2012-08-31 or 2012-08-31T12:00"
+        raise UsageError(message) from error
+    if len(text) == len("2012-08-31"):
+        moment = datetime.combine(moment, time.max)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _show(result: Any, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, default=str))
+        return
+    for key, value in result.items():
+        typer.echo(f"{key}: {value}")

@@ -1,0 +1,167 @@
+"""What is installed, reachable or missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import socket
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from feastrain.errors import FeastrainError
+from feastrain.project import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PACKAGES = {
+    "feast": ("retrieval and the online store", "pip install feastrain", False),
+    "duckdb": ("feature engineering", "pip install feastrain", False),
+    "torch": ("training and serving", "pip install torch, then 'feastrain[train]'", False),
+    "fastapi": ("serving", "pip install 'feastrain[serve]'", False),
+    "lightgbm": ("a baseline", "pip install 'feastrain[baselines]'", True),
+    "psycopg": ("PostgreSQL stores", "pip install 'feastrain[postgres]'", True),
+    "redis": ("Redis stores", "pip install 'feastrain[redis]'", True),
+    "kubeflow": ("jobs on Kubernetes", "pip install 'feastrain[jobs]'", True),
+}
+LEAST_FREE_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: how it is, and what to do when it is not well."""
+
+    what: str
+    well: bool
+    found: str
+    mend: str = ""
+    optional: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding as plain JSON values."""
+        return asdict(self)
+
+
+def examine(root: Path) -> list[Finding]:
+    """Look at this machine and at the project in `root`; changes nothing."""
+    return [_python(), *_packages(), _disk(root), *_project(root)]
+
+
+def show_findings(findings: list[Finding]) -> None:
+    """Print the findings as one table."""
+    table = Table(title="feastrain doctor", title_style="bold")
+    for heading in ("", "what", "found", "mend"):
+        table.add_column(heading)
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.well else ("[dim]-[/]" if finding.optional else "[red]✗[/]")
+        table.add_row(mark, finding.what, finding.found, "" if finding.well else finding.mend)
+    Console(highlight=False).print(table)
+
+
+def _python() -> Finding:
+    return Finding(
+        "Python 3.11 or newer",
+        sys.version_info >= (3, 11),
+        platform.python_version(),
+        "install Python 3.11 or newer",
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    for name, (purpose, mend, optional) in PACKAGES.items():
+        installed = importlib.util.find_spec(name) is not None
+        found = _version(name) if installed else "not installed"
+        yield Finding(f"{name} ({purpose})", installed, found, mend, optional)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "installed"
+
+
+def _disk(root: Path) -> Finding:
+    existing = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    return Finding(
+        "disk space", free >= LEAST_FREE_BYTES, f"{free / 2**30:.1f} GiB free", "free some space"
+    )
+
+
+def _project(root: Path) -> Iterator[Finding]:
+    project = Project(root)
+    try:
+        settings = project.settings
+    except FeastrainError as error:
+        yield Finding("settings", well=False, found=str(error), mend="correct the variable")
+        return
+    with socket.socket() as probe:
+        free = probe.connect_ex((settings.host, settings.port)) != 0
+    yield Finding(
+        f"port {settings.port}", free, "free" if free else "in use", "serve --port N", optional=True
+    )
+    recipes = sorted((project.root / "recipes").glob("*.yaml"))
+    if not recipes:
+        yield Finding(
+            "project", well=False, found=f"{root} has no recipes/", mend="feastrain init demand"
+        )
+        return
+    for path in recipes:
+        yield _recipe(project, path)
+    yield from _stores(project, str(recipes[0]))
+
+
+def _recipe(project: Project, path: Path) -> Finding:
+    try:
+        recipe = project.recipe(path)
+    except FeastrainError as error:
+        return Finding(f"recipe {path.stem}", well=False, found=str(error), mend="correct it")
+    return Finding(
+        f"recipe {path.stem}", well=True, found=f"{recipe.model.kind}, H={recipe.horizon}"
+    )
+
+
+def _stores(project: Project, recipe: str) -> Iterator[Finding]:
+    """Look at what earlier stages left behind: registry, online store, bundle."""
+    try:
+        from feastrain.stores.feature_repo import endpoints, open_store
+
+        asked = project.recipe(recipe)
+        store = open_store(project.root / asked.features.repo)
+    except (FeastrainError, ImportError) as error:
+        yield Finding(
+            "feature store", well=False, found=str(error), mend="correct the feature repo"
+        )
+        return
+    yield Finding("feature store", well=True, found=f"project {store.project}")
+    for what, (host, port) in endpoints(store).items():
+        yield _endpoint(what, host, port)
+    trained = (project.artifacts / "bundles" / asked.name).exists()
+    yield Finding(
+        f"bundle of {asked.name}",
+        trained,
+        "trained" if trained else "not trained yet",
+        f"feastrain train {recipe}",
+        optional=True,
+    )
+
+
+def _endpoint(what: str, host: str, port: int) -> Finding:
+    try:
+        with socket.create_connection((host, port), timeout=2):
+            return Finding(what, well=True, found=f"{host}:{port} answers")
+    except OSError as error:
+        return Finding(
+            what,
+            well=False,
+            found=f"{host}:{port}: {error}",
+            mend="start it, or correct feature_store.yaml",
+        )

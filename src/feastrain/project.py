@@ -1,0 +1,270 @@
+"""The Python API: a project folder and the stages of its journey, in the words of the CLI.
+
+    from feastrain import Project
+    project = Project("./demand")
+    project.train("mlp")
+
+Every stage makes what it needs first, and says when an earlier run had made it already.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import pyarrow as pa
+    from feast import FeatureStore
+
+    from feastrain.dataset.snapshot import Snapshot
+    from feastrain.dataset.validate import Verdict
+    from feastrain.evaluation.backtest import Backtest
+    from feastrain.models.bundle import Bundle
+    from feastrain.recipe import Recipe
+    from feastrain.serving.batch import BatchForecast
+    from feastrain.serving.forecaster import Forecaster
+    from feastrain.settings import Settings
+
+
+class Project:
+    """A folder with a feature repo and recipes; see `feastrain init`."""
+
+    def __init__(self, root: Path | str, settings: Settings | None = None) -> None:
+        self.root = Path(root).resolve()
+        self._given_settings = settings
+
+    @classmethod
+    def init(cls, root: Path | str, data: Path | str | None = None, seed: int = 0) -> Project:
+        """Make a project folder from the reference application, with its raw tables.
+
+        Args:
+            root: a folder that does not exist yet, or is empty.
+            data: a folder with the application's raw tables; without it they are synthetic.
+            seed: what the synthetic tables are drawn from.
+        """
+        from feastrain.scaffold import scaffold
+        from feastrain.telemetry import stage
+
+        path = Path(root).resolve()
+        with stage("init") as current:
+            facts = scaffold(path, Path(data).resolve() if data is not None else None, seed)
+            current.made(**facts, path=_shown(path))
+        return cls(path)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of this machine."""
+        from feastrain.settings import load_settings
+
+        return self._given_settings or load_settings()
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder that every stage publishes under."""
+        return self.root / self.settings.artifacts
+
+    def recipe(self, name: str | Path) -> Recipe:
+        """Read a recipe by its name (`mlp`) or its path."""
+        from feastrain.recipe import load_recipe
+
+        return load_recipe(self.recipe_path(name))
+
+    def recipe_path(self, name: str | Path) -> Path:
+        """Return the file of a recipe given by name, by path, or by path within the project."""
+        by_name = self.root / "recipes" / f"{name}.yaml"
+        given = Path(name)
+        within = self.root / given
+        return next((path for path in (by_name, given, within) if path.is_file()), given)
+
+    def features(self, recipe: str | Path) -> FeatureStore:
+        """Make the feature tables and apply the feature repo, and open the feature store."""
+        from feastrain.dataset.transform import engineer
+        from feastrain.telemetry import stage
+
+        asked = self.recipe(recipe)
+        if asked.transform is not None:
+            with stage("engineer") as current:
+                made = engineer(self.root, asked.transform, self.artifacts / "features")
+                current.made(
+                    cached=made.cached,
+                    tables=len(made.tables),
+                    rows=sum(made.tables.values()),
+                    path=_shown(made.path),
+                )
+        with stage("apply") as current:
+            from feastrain.stores.feature_repo import apply_repo, open_store
+
+            repo = self.root / asked.features.repo
+            cached = apply_repo(repo, self.artifacts / "applied")
+            store = open_store(repo)
+            current.made(cached=cached, service=asked.features.service, registry=_shown(repo))
+        return store
+
+    def build(self, recipe: str | Path, as_of: datetime | None = None) -> Snapshot:
+        """Build the recipe's training set and publish it as a snapshot."""
+        from feastrain.dataset.build import build
+        from feastrain.telemetry import stage
+
+        store = self.features(recipe)
+        with stage("build") as current:
+            verdicts: list[Verdict] = []
+            built = build(
+                self.root,
+                self.recipe(recipe),
+                store,
+                self.artifacts / "snapshots",
+                as_of=as_of,
+                on_verdicts=verdicts.extend,
+            )
+            rows = built.snapshot.manifest["rows"]
+            warned = sum(1 for v in built.snapshot.manifest["verdicts"] if not v["holds"])
+            current.made(
+                cached=built.cached,
+                rows=sum(rows.values()),
+                features=len(built.snapshot.manifest["row_features"])
+                + len(built.snapshot.manifest["known_features"]),
+                warnings=warned,
+                path=_shown(built.snapshot.path),
+            )
+        return built.snapshot
+
+    def train(self, recipe: str | Path, *, fresh: bool = False) -> Bundle:
+        """Train the recipe's model and publish it as a bundle; resumes what was interrupted.
+
+        Args:
+            recipe: its name or path.
+            fresh: start over rather than from the last checkpoint.
+        """
+        from feastrain.jobs.train import train
+        from feastrain.models.bundle import load_bundle
+        from feastrain.telemetry import stage
+
+        snapshot = self.build(recipe)
+        with stage("train") as current:
+            trained = train(self.recipe_path(recipe), snapshot, self.artifacts, fresh=fresh)
+            bundle = load_bundle(trained.path)
+            current.made(cached=trained.cached, **bundle.metrics, path=_shown(trained.path))
+        return bundle
+
+    def backtest(self, recipe: str | Path) -> Backtest:
+        """Score the recipe's model and the baselines on the same held-out rows."""
+        from feastrain.evaluation.backtest import backtest
+        from feastrain.telemetry import stage
+
+        bundle = self.train(recipe)
+        snapshot = self.build(recipe)
+        with stage("backtest") as current:
+            result = backtest(self.recipe(recipe), snapshot, bundle, self.artifacts / "backtests")
+            current.made(
+                cached=result.cached,
+                origins=len(result.origins),
+                labels=result.scores[0].scores.rows,
+                path=_shown(result.path),
+            )
+        return result
+
+    def materialize(self, recipe: str | Path, as_of: datetime | None = None) -> datetime:
+        """Write the features of the last closed period up to `as_of` to the online store."""
+        from feastrain.dataset.labels import read_labels
+        from feastrain.dataset.service import resolve_service
+        from feastrain.stores.materialize import materialize
+        from feastrain.telemetry import stage
+
+        store = self.features(recipe)
+        asked = self.recipe(recipe)
+        with stage("materialize") as current:
+            service = resolve_service(store, asked)
+            cutoff = read_labels(self.root / asked.label.source, asked, as_of).last_period
+            views = sorted(service.sources)
+            state = [service.fingerprint, service.source_digests()]
+            cached = materialize(store, views, cutoff, state, self.artifacts / "materialized")
+            current.made(cached=cached, views=len(views), as_of=cutoff.isoformat())
+        return cutoff
+
+    def predict(self, recipe: str | Path) -> BatchForecast:
+        """Forecast every series from the online store into one Parquet file."""
+        from feastrain.serving.batch import forecast_all
+        from feastrain.telemetry import stage
+
+        bundle = self.bundle(recipe)
+        forecaster = self.forecaster(bundle)
+        with stage("predict") as current:
+            made = forecast_all(forecaster, self._labels(bundle), self.artifacts / "forecasts")
+            current.made(
+                cached=made.cached,
+                series=made.series,
+                rows=made.rows,
+                as_of=made.as_of.isoformat(),
+                path=_shown(made.path),
+            )
+        return made
+
+    def serve(self, recipe: str | Path, host: str | None = None, port: int | None = None) -> None:
+        """Serve forecasts and the planner's page until stopped."""
+        from feastrain.serving.api import create_app, serve
+        from feastrain.serving.history import History
+
+        given = {"host": host, "port": port}
+        settings = self.settings.model_copy(
+            update={key: value for key, value in given.items() if value is not None}
+        )
+        bundle = self.bundle(recipe)
+        history = History(self._labels(bundle), bundle.columns.entities)
+        serve(create_app(self.forecaster(bundle), history, settings), settings)
+
+    def bundle(self, recipe: str | Path) -> Bundle:
+        """Open the bundle that the recipe was last trained into.
+
+        Raises:
+            ProjectError: it was never trained.
+            ArtifactError: the bundle is damaged.
+        """
+        from feastrain.errors import ProjectError
+        from feastrain.models.bundle import load_bundle
+
+        name = self.recipe(recipe).name
+        pointer = self.artifacts / "bundles" / name
+        if not pointer.exists():
+            message = f"recipe {name!r} has no bundle yet; run `feastrain train {recipe}` first"
+            raise ProjectError(message)
+        return load_bundle(pointer.resolve())
+
+    def forecaster(self, bundle: Bundle) -> Forecaster:
+        """Return what forecasts from the online store with a bundle."""
+        from datetime import datetime
+
+        from feastrain.recipe import Recipe
+        from feastrain.serving.forecaster import Forecaster
+        from feastrain.stores.feature_repo import open_store
+        from feastrain.stores.online import OnlineFeatures
+
+        recipe = Recipe.model_validate(bundle.lineage["recipe"])
+        source = OnlineFeatures(
+            open_store(self.root / recipe.features.repo),
+            bundle.columns,
+            recipe,
+            row_features=tuple(bundle.lineage["row_features"]),
+            known_features=tuple(bundle.lineage["known_features"]),
+            first_period=datetime.fromisoformat(bundle.lineage["first_period"]),
+        )
+        return Forecaster(bundle, source)
+
+    def _labels(self, bundle: Bundle) -> pa.Table:
+        from feastrain.dataset.snapshot import Snapshot
+
+        return Snapshot.open(self.artifacts / "snapshots" / bundle.lineage["snapshot"]).labels()
+
+    def raw_facts(self) -> dict[str, Any]:
+        """Return what the raw tables of the project are and where they came from."""
+        from feastrain.scaffold import RAW
+
+        facts: dict[str, Any] = json.loads((self.root / RAW / "manifest.json").read_text())
+        return {key: value for key, value in facts.items() if key != "files"}
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,0 +1,50 @@
+"""What tests share: small raw tables in Kaggle's shape, and one project taken to its end."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from feastrain import Project
+from feastrain.settings import Settings
+from kaggle_tables import write_small_tables
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def walmart() -> Path:
+    """Kaggle's real tables, where this machine has them."""
+    given = os.environ.get("FEASTRAIN_WALMART_DIR")
+    path = Path(given) if given else REPOSITORY.parent / "shared" / "data" / "walmart"
+    if not path.is_dir():
+        pytest.skip("Kaggle's tables are absent: set FEASTRAIN_WALMART_DIR to test on them")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests read no setting of the machine they run on."""
+    for name in os.environ:
+        if name.startswith("FEASTRAIN_") and name != "FEASTRAIN_WALMART_DIR":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def small_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three CSV files of 3 stores, 4 departments and 110 weeks, as Kaggle writes them."""
+    return write_small_tables(tmp_path_factory.mktemp("tables"))
+
+
+@pytest.fixture(scope="session")
+def demand(tmp_path_factory: pytest.TempPathFactory, small_tables: Path) -> Project:
+    """A project on the small tables with its smoke recipe trained and materialised.
+
+    Shared by many tests: read it, or copy it first.
+    """
+    root = tmp_path_factory.mktemp("session") / "demand"
+    Project.init(root, small_tables)
+    project = Project(root, Settings())
+    project.train("smoke")
+    project.materialize("smoke")
+    return project

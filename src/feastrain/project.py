@@ -144,7 +144,7 @@ class Project:
         from feastrain.telemetry import stage
 
         snapshot = self.build(recipe)
-        with stage("train") as current:
+        with stage("train", live=False) as current:
             trained = train(self.recipe_path(recipe), snapshot, self.artifacts, fresh=fresh)
             bundle = load_bundle(trained.path)
             current.made(cached=trained.cached, **bundle.metrics, path=_shown(trained.path))

@@ -29,6 +29,7 @@ class Stage:
     name: str
     facts: dict[str, object] = field(default_factory=dict)
     cached: bool = False
+    _speaks: bool = False
     _progress: Progress | None = None
     _task: TaskID | None = None
 
@@ -37,6 +38,14 @@ class Stage:
         self.cached = cached
         self.facts.update(facts)
 
+    def tell(self, kind: str, **facts: object) -> None:
+        """Say that something happened within this stage."""
+        if self._progress is not None:
+            said = "  ".join(f"{key} {_readable(value)}" for key, value in facts.items())
+            self._progress.console.print(f"  [dim]{kind:<12} {said}[/]", highlight=False)
+        elif self._speaks:
+            event(kind, **facts)
+
     def advance(self, done: float, total: float, note: str = "") -> None:
         """Show that `done` of `total` units of work are finished."""
         if self._progress is not None and self._task is not None:
@@ -44,11 +53,16 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(name: str) -> Iterator[Stage]:
-    """Time one stage and report it when it ends well."""
+def stage(name: str, *, live: bool = True) -> Iterator[Stage]:
+    """Time one stage and report it when it ends well.
+
+    Args:
+        name: what the stage is called.
+        live: whether to draw its progress on a terminal; not while another process draws.
+    """
     started = time.perf_counter()
     console = Console(stderr=True)
-    if console.is_terminal:
+    if console.is_terminal and live:
         with Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<12}"),
@@ -59,10 +73,10 @@ def stage(name: str) -> Iterator[Stage]:
             transient=True,
         ) as progress:
             task = progress.add_task(name, total=None, note="")
-            current = Stage(name, _progress=progress, _task=task)
+            current = Stage(name, _speaks=True, _progress=progress, _task=task)
             yield current
     else:
-        current = Stage(name)
+        current = Stage(name, _speaks=not console.is_terminal)
         yield current
     seconds = time.perf_counter() - started
     if console.is_terminal:

@@ -54,6 +54,6 @@ def train(
             *("--run", str(run), "--bundle", str(final)),
             *(["--fresh"] if fresh else []),
         ]
-        run_here(arguments, recipe.training.processes)
+        run_here(arguments, recipe.training.processes, run)
     point(artifacts / "bundles" / recipe.name, final)
     return Trained(final, cached)

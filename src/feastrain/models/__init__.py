@@ -1,0 +1,1 @@
+"""A snapshot becomes quantiles: one encoder, models, losses, baselines, and the bundle."""

@@ -1,0 +1,304 @@
+"""The encoder: feature tables become arrays, the same way in training and in serving.
+
+Its parameters (units, means, deviations, vocabularies) are fitted on training rows alone and
+travel in the bundle. Shapes: N rows (series, cut-off), H steps, G groups of known-ahead rows;
+F row numbers, C row categories, S stepped numbers, K known-ahead numbers, D known-ahead
+categories.
+
+The unit of a row is u = max(|first non-null of `columns.unit|`, floor): labels, and features
+in the label's unit, are divided by it, so that a large store and a small one look alike. Every
+other number is standardised, (x - mean) / deviation. All are clipped to +-8. A missing number
+is 0, and a column that was ever missing in training has an indicator beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feastrain.errors import DataError, RecipeError
+from feastrain.recipe import FeatureColumns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Whole = NDArray[np.int64]
+
+CLIP = 8.0
+FLOOR_QUANTILE = 0.01
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a model reads; the shapes are in the names."""
+
+    row_NF: Floats
+    category_NC: Whole
+    step_NHS: Floats
+    group_N: Whole
+    known_GHK: Floats
+    known_category_GHD: Whole
+    unit_N: Floats
+
+
+@dataclass(frozen=True)
+class Number:
+    """How one numeric column is scaled."""
+
+    name: str
+    in_units: bool
+    mean: float
+    deviation: float
+    may_miss: bool
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The fitted parameters; `fit` makes one, JSON carries it."""
+
+    columns: FeatureColumns
+    unit_floor: float
+    unit_missing: float
+    """Unit of a row that has none of the unit's columns."""
+    log_unit: Number
+    rows: tuple[Number, ...]
+    stepped: tuple[Number, ...]
+    known: tuple[Number, ...]
+    vocabularies: dict[str, tuple[str, ...]]
+    row_categories: tuple[str, ...]
+    known_categories: tuple[str, ...]
+
+    def encode(self, rows: pa.Table, known: pa.Table) -> Encoded:
+        """Encode N rows and the known-ahead rows they refer to; the order is kept.
+
+        Raises:
+            DataError: a row has no known-ahead rows, or they are not H for each group.
+        """
+        unit_N = self.unit(rows)
+        groups, group_N = _groups(rows, known, self.columns)
+        return Encoded(
+            row_NF=np.column_stack(
+                [
+                    self._scaled(self.log_unit, np.log(unit_N), unit_N)[:, :1],
+                    *(self._scaled(n, _numbers(rows, n.name), unit_N) for n in self.rows),
+                ]
+            ),
+            category_NC=self._codes(rows, self.row_categories),
+            step_NHS=self._stepped(rows, unit_N),
+            group_N=group_N,
+            known_GHK=_by_step(
+                [self._scaled(n, _numbers(known, n.name)) for n in self.known], groups, self.columns
+            ),
+            known_category_GHD=self._codes(known, self.known_categories).reshape(
+                groups, self.columns.horizon, len(self.known_categories)
+            ),
+            unit_N=unit_N.astype(np.float32),
+        )
+
+    def unit(self, rows: pa.Table) -> NDArray[np.float64]:
+        """Return [N]: the unit that each row's labels are expressed in."""
+        unit_N = _raw_unit(rows, self.columns)
+        known_N = np.where(np.isfinite(unit_N), np.abs(unit_N), self.unit_missing)
+        return np.maximum(known_N, self.unit_floor)
+
+    def labels(self, rows: pa.Table) -> tuple[Floats, Floats]:
+        """Return [N, H] labels in units of their row, and weights, 0 where not observed."""
+        unit_N = self.unit(rows)
+        steps = range(1, self.columns.horizon + 1)
+        label_NH = np.column_stack([_numbers(rows, f"label_{step}") for step in steps])
+        weight_NH = np.column_stack([_numbers(rows, f"weight_{step}") for step in steps])
+        seen_NH = np.isfinite(label_NH)
+        label_NH = np.where(seen_NH, label_NH, 0) / unit_N[:, None]
+        weight_NH = np.where(seen_NH, weight_NH, 0)
+        return label_NH.astype(np.float32), weight_NH.astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the parameters as plain JSON values."""
+        return asdict(self) | {"columns": self.columns.model_dump(mode="json")}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """Make an encoder of what `to_json` returned."""
+        numbers = {
+            name: tuple(Number(**number) for number in content[name])
+            for name in ("rows", "stepped", "known")
+        }
+        return cls(
+            columns=FeatureColumns.model_validate(content["columns"]),
+            unit_floor=content["unit_floor"],
+            unit_missing=content["unit_missing"],
+            log_unit=Number(**content["log_unit"]),
+            vocabularies={k: tuple(v) for k, v in content["vocabularies"].items()},
+            row_categories=tuple(content["row_categories"]),
+            known_categories=tuple(content["known_categories"]),
+            **numbers,
+        )
+
+    def _scaled(
+        self, number: Number, values: NDArray[np.float64], unit: NDArray[np.float64] | None = None
+    ) -> Floats:
+        """Return [N, 1] scaled values, or [N, 2] with the indicator of what is missing."""
+        missing = ~np.isfinite(values)
+        if number.in_units and unit is not None:
+            scaled = values / unit
+        else:
+            scaled = (values - number.mean) / number.deviation
+        scaled = np.where(missing, 0.0, np.clip(scaled, -CLIP, CLIP))
+        parts = [scaled, missing] if number.may_miss else [scaled]
+        return np.stack(parts, axis=-1).astype(np.float32)
+
+    def _stepped(self, rows: pa.Table, unit_N: NDArray[np.float64]) -> Floats:
+        horizon = self.columns.horizon
+        stepped = [
+            [
+                self._scaled(number, _numbers(rows, f"{number.name}_{step}"), unit_N)
+                for step in range(1, horizon + 1)
+            ]
+            for number in self.stepped
+        ]
+        if not stepped:
+            return np.zeros((len(rows), horizon, 0), dtype=np.float32)
+        return np.concatenate([np.stack(steps, axis=1) for steps in stepped], axis=2)
+
+    def _codes(self, table: pa.Table, names: tuple[str, ...]) -> Whole:
+        """Return [N, C] positions in the vocabulary from 1; 0 is a value never trained on."""
+        codes = np.zeros((len(table), len(names)), dtype=np.int64)
+        for column, name in enumerate(names):
+            known = pa.array(self.vocabularies[name], type=pa.string())
+            found = pc.index_in(_texts(table, name), value_set=known)
+            codes[:, column] = pc.fill_null(found, -1).to_numpy(zero_copy_only=False) + 1
+        return codes
+
+
+def fit(columns: FeatureColumns, rows: pa.Table, known: pa.Table) -> Encoder:
+    """Fit an encoder on training rows and the known-ahead rows they refer to.
+
+    Raises:
+        RecipeError: a text feature is not listed as categorical.
+        DataError: there is no training row.
+    """
+    if not len(rows):
+        message = "there is no training row to fit an encoder on; shorten the split"
+        raise DataError(message)
+    categorical = set(columns.categorical)
+    row_names = (*columns.static, *columns.observed)
+    row_categories = [n for n in (*columns.entities, *row_names) if n in categorical]
+    known_categories = [n for n in columns.known_ahead if n in categorical]
+    unit_N = _raw_unit(rows, columns)
+    sizes = np.abs(unit_N[np.isfinite(unit_N)])
+    sizes = sizes if len(sizes) else np.ones(1)
+    floor = float(np.quantile(sizes, FLOOR_QUANTILE)) or 1.0
+    partial = Encoder(
+        columns=columns,
+        unit_floor=floor,
+        unit_missing=float(np.median(sizes)),
+        log_unit=Number("log_unit", in_units=False, mean=0.0, deviation=1.0, may_miss=False),
+        rows=(),
+        stepped=(),
+        known=(),
+        vocabularies={
+            **{name: _vocabulary(rows, name) for name in row_categories},
+            **{name: _vocabulary(known, name) for name in known_categories},
+        },
+        row_categories=tuple(row_categories),
+        known_categories=tuple(known_categories),
+    )
+    units = set(columns.label_units)
+    log_unit_N = np.log(partial.unit(rows))
+    stems = {f"{stem}_{h}": stem for stem in columns.stepped for h in range(1, columns.horizon + 1)}
+    content = partial.to_json() | {
+        "log_unit": asdict(_fit_number("log_unit", log_unit_N, in_units=False)),
+        "rows": [
+            asdict(_fit_number(name, _numbers(rows, name), in_units=name in units))
+            for name in row_names
+            if name not in categorical
+        ],
+        "stepped": [
+            asdict(
+                _fit_number(
+                    stem,
+                    np.concatenate([_numbers(rows, c) for c, of in stems.items() if of == stem]),
+                    in_units=stem in units,
+                )
+            )
+            for stem in columns.stepped
+        ],
+        "known": [
+            asdict(_fit_number(name, _numbers(known, name), in_units=False))
+            for name in columns.known_ahead
+            if name not in categorical
+        ],
+    }
+    return Encoder.from_json(content)
+
+
+def _fit_number(name: str, values: NDArray[np.float64], *, in_units: bool) -> Number:
+    seen = values[np.isfinite(values)]
+    deviation = float(seen.std()) if len(seen) else 1.0
+    return Number(
+        name=name,
+        in_units=in_units,
+        mean=float(seen.mean()) if len(seen) else 0.0,
+        deviation=deviation if deviation > 0 else 1.0,
+        may_miss=len(seen) < len(values),
+    )
+
+
+def _raw_unit(rows: pa.Table, columns: FeatureColumns) -> NDArray[np.float64]:
+    """Return [N]: the first non-null of the unit's columns, NaN where there is none."""
+    if not columns.unit:
+        return np.ones(len(rows))
+    unit_N = np.full(len(rows), np.nan)
+    for name in columns.unit:
+        unit_N = np.where(np.isfinite(unit_N), unit_N, _numbers(rows, name))
+    return unit_N
+
+
+def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+    column = table[name]
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        message = f"feature {name!r} is text; list it in features.categorical of the recipe"
+        raise RecipeError(message)
+    values: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return values
+
+
+def _texts(table: pa.Table, name: str) -> pa.ChunkedArray:
+    return table[name].cast(pa.string())
+
+
+def _vocabulary(table: pa.Table, name: str) -> tuple[str, ...]:
+    values = pc.drop_null(pc.unique(_texts(table, name)))
+    return tuple(sorted(values.to_pylist()))
+
+
+def _groups(rows: pa.Table, known: pa.Table, columns: FeatureColumns) -> tuple[int, Whole]:
+    """Return how many groups of H known-ahead rows there are, and each row's group."""
+    horizon = columns.horizon
+    steps = known["step"].to_numpy()
+    if (
+        len(known) % horizon
+        or (steps != np.tile(np.arange(horizon) + 1, len(known) // horizon)).any()
+    ):
+        message = f"the known-ahead rows are not {horizon} steps in order for each cut-off"
+        raise DataError(message)
+    keys = [*columns.known_keys, "event_timestamp"]
+    heads = known.select(keys).take(pa.array(np.arange(0, len(known), horizon)))
+    numbered = heads.append_column("group", pa.array(np.arange(len(heads))))
+    wanted = rows.select(keys).append_column("row", pa.array(np.arange(len(rows))))
+    joined = wanted.join(numbered, keys=keys).sort_by("row")
+    if joined["group"].null_count:
+        message = f"{joined['group'].null_count:,} rows have no known-ahead rows for their cut-off"
+        raise DataError(message)
+    return len(heads), joined["group"].to_numpy()
+
+
+def _by_step(parts: list[Floats], groups: int, columns: FeatureColumns) -> Floats:
+    if not parts:
+        return np.zeros((groups, columns.horizon, 0), dtype=np.float32)
+    return np.concatenate(parts, axis=1).reshape(groups, columns.horizon, -1)

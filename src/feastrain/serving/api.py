@@ -1,0 +1,270 @@
+"""The HTTP API and the page: `create_app` makes the app, `serve` runs it until it is stopped.
+
+A batch is answered with 200 even if the store knows none of its series: each carries its own
+`status`, so a client reads one shape. Errors are one JSON line, `{"error": ...}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from datetime import UTC
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pyarrow as pa
+from fastapi import FastAPI, Query, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+
+from feastrain import __version__
+from feastrain.errors import FeastrainError
+from feastrain.serving import schemas
+from feastrain.serving.failures import add_failures, failure
+from feastrain.serving.forecaster import quantile_column
+from feastrain.serving.metrics import Metrics
+from feastrain.serving.middleware import CapBodies, GuardAnswers, MeasureRequests
+from feastrain.serving.server import address_of, listen, serve
+from feastrain.serving.workers import Workers
+from feastrain.telemetry import event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from datetime import datetime
+
+    from pydantic import BaseModel
+
+    from feastrain.serving.forecaster import Forecast, Forecaster
+    from feastrain.serving.history import History, Key
+    from feastrain.settings import Settings
+
+__all__ = ["address_of", "create_app", "listen", "serve"]
+
+PAGE = Path(__file__).parent / "page"
+
+
+class Service:
+    """Answers the routes from one forecaster and one history."""
+
+    def __init__(self, forecaster: Forecaster, history: History, workers: Workers) -> None:
+        self.metrics = Metrics()
+        self._forecaster = forecaster
+        self._history = history
+        self._workers = workers
+        self._probe = Workers(threads=1, waiting=3)  # readiness does not queue behind forecasts
+        self._lineage = {
+            "bundle": forecaster.bundle.fingerprint,
+            "snapshot": str(forecaster.bundle.lineage["snapshot"]),
+        }
+        self._series_list = _json(self._summarise())
+
+    async def forecasts(self, asked: schemas.ForecastRequest) -> Response:
+        """Forecast series: quantiles for each step, or status `unknown` for one not in the store.
+
+        The status of the answer is 200 even if every series is unknown.
+        """
+        return _json_response(await self._workers.start(self._forecast, asked))
+
+    async def history(self, asked: schemas.SeriesKey) -> Response:
+        """What happened to one series."""
+        key = asked.values()
+        found = self._history.of(key)
+        if found is None:
+            named = ", ".join(f"{name}={value}" for name, value in self._named(key).items())
+            raise HTTPException(404, f"no history of {named}; GET /v1/series lists every series")
+        name = self._forecaster.recipe.period_name
+        answer = {
+            "key": self._named(key),
+            "periods": [name(period) for period in found.periods],
+            "labels": found.labels,
+            "weights": found.weights,
+            "events": found.events,
+        }
+        return _json_response(_json(answer))
+
+    async def series(self) -> Response:
+        """Every series, with the total and mean of its last 52 periods."""
+        return _json_response(self._series_list)
+
+    async def live(self) -> Response:
+        """Whether the process answers at all."""
+        return JSONResponse({"status": "live"})
+
+    async def ready(self) -> Response:
+        """Whether the bundle is loaded and the online store answers a read."""
+        probe = self._probe.start(self._forecaster.source.read, self._table(self._history.keys[:1]))
+        await asyncio.wait([probe])
+        error = probe.exception()
+        if error is not None:
+            reason = str(error) if isinstance(error, FeastrainError) else type(error).__name__
+            event("not_ready", error=f"{type(error).__name__}: {error}")
+            return failure(503, f"the online store does not answer: {reason}")
+        as_of = probe.result().as_of
+        self.metrics.features_as_of(as_of)
+        return JSONResponse({"status": "ready", "cutoff": _instant(as_of), **self._lineage})
+
+    async def prometheus(self) -> Response:
+        """Metrics in Prometheus's text format."""
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    async def page(self) -> Response:
+        """The planner's page."""
+        return FileResponse(PAGE / "index.html")
+
+    def close(self) -> None:
+        """Finish the work begun."""
+        self._workers.close()
+        self._probe.close()
+
+    def _forecast(self, asked: schemas.ForecastRequest) -> bytes:
+        keys = [key.values() for key in asked.series]
+        forecast = self._forecaster.forecast(self._table(keys))
+        self.metrics.forecast(forecast)
+        bundle = self._forecaster.bundle
+        answers = self._steps(forecast, asked.steps or bundle.columns.horizon)
+        series = [
+            {
+                "key": self._named(key),
+                "status": "ok" if known else "unknown",
+                "steps": next(answers) if known else [],
+            }
+            for key, known in zip(keys, forecast.found.tolist(), strict=True)
+        ]
+        answer = {
+            "cutoff": _instant(forecast.as_of),
+            **self._lineage,
+            "quantiles": bundle.quantiles,
+            "series": series,
+        }
+        return _json(answer)
+
+    def _steps(self, forecast: Forecast, most: int) -> Any:
+        """Yield the answer's steps for each series that was forecast, in order."""
+        bundle, name = self._forecaster.bundle, self._forecaster.recipe.period_name
+        horizon = bundle.columns.horizon
+        periods = [name(end) for end in forecast.table["period"][:horizon].to_pylist()]
+        values = {
+            str(quantile): forecast.table[quantile_column(quantile)].to_pylist()
+            for quantile in bundle.quantiles
+        }
+        for first in range(0, len(forecast.table), horizon):
+            steps: list[dict[str, Any]] = [
+                {
+                    "step": step + 1,
+                    "period": periods[step],
+                    "quantiles": {of: column[first + step] for of, column in values.items()},
+                }
+                for step in range(most)
+            ]
+            if forecast.events is not None:
+                for step in steps:
+                    step["event"] = forecast.events[first + step["step"] - 1]
+            yield steps
+
+    def _table(self, keys: list[Key]) -> pa.Table:
+        columns: list[Any] = list(zip(*keys, strict=True)) or [()] * len(self._history.types)
+        return pa.table(
+            {
+                name: pa.array(column, type=kind)
+                for (name, kind), column in zip(self._history.types.items(), columns, strict=True)
+            }
+        )
+
+    def _named(self, key: Key) -> dict[str, int | str]:
+        return dict(zip(self._history.entities, key, strict=True))
+
+    def _summarise(self) -> dict[str, Any]:
+        recipe = self._forecaster.recipe
+        return {
+            "entities": self._history.entities,
+            "label": recipe.label.column,
+            "frequency": recipe.model_dump(mode="json")["frequency"],
+            "horizon": recipe.horizon,
+            "columns": [*self._history.entities, "total", "mean"],
+            "series": [[*s.key, s.total, s.mean] for s in self._history.summaries()],
+        }
+
+
+def create_app(
+    forecaster: Forecaster,
+    history: History,
+    settings: Settings,
+    workers: Workers | None = None,
+) -> FastAPI:
+    """Make the app.
+
+    Args:
+        forecaster: the bundle and the online store.
+        history: the observed labels.
+        settings: the limits on requests.
+        workers: the threads that forecast; by default two, with 32 requests waiting at most.
+    """
+    service = Service(forecaster, history, workers or Workers())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    # The interactive documentation of FastAPI loads its scripts from elsewhere; ours must not.
+    app = FastAPI(
+        title="feastrain", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    horizon = forecaster.bundle.columns.horizon
+    request = schemas.request_model(history.types, horizon, settings.max_series)
+    key_type = schemas.key_model(history.types, strict=False)
+    key: Any = Annotated[key_type, Query()]
+    add = app.add_api_route
+    add(
+        "/v1/forecasts",
+        _asking(service.forecasts, request),
+        methods=["POST"],
+        **_answers(schemas.ForecastAnswer, 413, 422, 503),
+    )
+    add("/v1/history", _asking(service.history, key), **_answers(schemas.HistoryAnswer, 404, 422))
+    add("/v1/series", service.series, **_answers(schemas.SeriesList))
+    add("/healthz/live", service.live, response_model=None)
+    add("/healthz/ready", service.ready, **_answers(schemas.Readiness, 503))
+    add("/metrics", service.prometheus, response_model=None)
+    add("/", service.page, include_in_schema=False, response_model=None)
+    app.mount("/static", StaticFiles(directory=PAGE))
+    add_failures(app)
+    app.add_middleware(GZipMiddleware, minimum_size=8192)
+    app.add_middleware(CapBodies, most=settings.max_body_bytes)
+    app.add_middleware(GuardAnswers)
+    app.add_middleware(MeasureRequests, seconds=service.metrics.request_seconds)
+    return app
+
+
+def _asking(endpoint: Callable[[Any], Awaitable[Response]], model: Any) -> Any:
+    """Return `endpoint` as a route whose argument is `model`, which exists only at run time."""
+
+    async def route(asked: BaseModel) -> Response:
+        return await endpoint(asked)
+
+    route.__annotations__ = {"asked": model, "return": Response}
+    route.__name__, route.__doc__ = endpoint.__name__, endpoint.__doc__
+    return route
+
+
+def _answers(model: type[BaseModel], *failures: int) -> dict[str, Any]:
+    return {
+        "response_model": model,
+        "responses": {status: {"model": schemas.Failure} for status in failures},
+    }
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _json_response(content: bytes) -> Response:
+    return Response(content, media_type="application/json")
+
+
+def _instant(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,160 @@
+"""Online features in, quantiles out: one code path for the nightly file and for the API."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from feastrain.errors import DataError
+from feastrain.recipe import Recipe
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+    from numpy.typing import NDArray
+
+    from feastrain.recipe import FeatureColumns
+    from feastrain.stores.online import OnlineRows
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+class FeatureSource(Protocol):
+    """Where the features of today are read from."""
+
+    def as_of(self) -> datetime:
+        """Return the cut-off that a read would answer for."""
+
+    def read(self, series: pa.Table) -> OnlineRows:
+        """Read the features of `series` (entity columns), in their order."""
+
+
+class QuantileModel(Protocol):
+    """What serving needs of a bundle."""
+
+    @property
+    def fingerprint(self) -> str:
+        """The name of the bundle."""
+
+    @property
+    def columns(self) -> FeatureColumns:
+        """The columns that the model reads, by role."""
+
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """The quantiles that the model gives, increasing."""
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """What the bundle was made from."""
+
+    def forecast(self, rows: pa.Table, known: pa.Table) -> NDArray[np.float64]:
+        """Return [N, H, Q] quantiles in the unit of the label."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The quantiles of the series that the source knows, one row for each series and step."""
+
+    table: pa.Table
+    """Entities, `event_timestamp` (the cut-off), `step`, `period` (its close), `q0.1` ...; in
+    the order of the series asked for, without those that the source does not know."""
+    events: tuple[str, ...] | None
+    """What makes the period of each row special, where a known-ahead feature tells it."""
+    as_of: datetime
+    """The cut-off."""
+    found: NDArray[np.bool_]
+    """[N] whether the source knows the series asked for."""
+    read_seconds: float
+    """How long the source took."""
+
+
+class Forecaster:
+    """A bundle and the source that feeds it."""
+
+    def __init__(self, bundle: QuantileModel, source: FeatureSource) -> None:
+        self.bundle = bundle
+        self.source = source
+        self.recipe = Recipe.model_validate(bundle.lineage["recipe"])
+        label_event = self.recipe.label.event
+        self._event = label_event if label_event in bundle.columns.known_ahead else None
+
+    def forecast(self, series: pa.Table) -> Forecast:
+        """Forecast `series` (entity columns) for every step of the horizon.
+
+        Raises:
+            DataError: the bundle answers with something that is not a number.
+        """
+        started = time.perf_counter()
+        online = self.source.read(series)
+        read_seconds = time.perf_counter() - started
+        rows = online.rows.filter(pa.array(online.found))
+        quantiles_NHQ = self._quantiles(rows, online.known)
+        return Forecast(
+            table=self._table(rows, quantiles_NHQ, online.as_of),
+            events=self._events(rows, online.known),
+            as_of=online.as_of,
+            found=online.found,
+            read_seconds=read_seconds,
+        )
+
+    def _quantiles(self, rows: pa.Table, known: pa.Table) -> NDArray[np.float64]:
+        if len(rows) == 0:
+            return np.zeros((0, self.bundle.columns.horizon, len(self.bundle.quantiles)))
+        quantiles_NHQ = self.bundle.forecast(rows, known)
+        self._refuse_non_finite(rows, quantiles_NHQ)
+        return quantiles_NHQ
+
+    def _table(
+        self, rows: pa.Table, quantiles_NHQ: NDArray[np.float64], as_of: datetime
+    ) -> pa.Table:
+        horizon = self.bundle.columns.horizon
+        series = pa.array(np.repeat(np.arange(len(rows)), horizon))
+        steps = np.tile(np.arange(1, horizon + 1), len(rows))
+        ends = period_ends(as_of, self.recipe.frequency, horizon)
+        columns: dict[str, Any] = {
+            name: rows[name].take(series) for name in self.bundle.columns.entities
+        }
+        columns["event_timestamp"] = pa.array([as_of] * len(steps), type=TIMESTAMP)
+        columns["step"] = pa.array(steps, type=pa.int64())
+        columns["period"] = pa.array(ends, type=TIMESTAMP).take(pa.array(steps - 1))
+        for index, quantile in enumerate(self.bundle.quantiles):
+            columns[quantile_column(quantile)] = pa.array(quantiles_NHQ[:, :, index].ravel())
+        return pa.table(columns)
+
+    def _events(self, rows: pa.Table, known: pa.Table) -> tuple[str, ...] | None:
+        if self._event is None:
+            return None
+        keys = self.bundle.columns.known_keys
+        about = zip(*(known[name].to_pylist() for name in (*keys, "step")), strict=True)
+        named = dict(zip(about, known[self._event].to_pylist(), strict=True))
+        groups = list(zip(*(rows[key].to_pylist() for key in keys), strict=True))
+        return tuple(
+            named.get((*group, step)) or ""
+            for group in groups or [()] * len(rows)
+            for step in range(1, self.bundle.columns.horizon + 1)
+        )
+
+    def _refuse_non_finite(self, rows: pa.Table, quantiles_NHQ: NDArray[np.float64]) -> None:
+        broken = np.flatnonzero(~np.isfinite(quantiles_NHQ).all(axis=(1, 2)))
+        if len(broken):
+            key = {name: rows[name][broken[0]].as_py() for name in self.bundle.columns.entities}
+            message = (
+                f"bundle {self.bundle.fingerprint} gives no number for {len(broken)} series, "
+                f"{key} first: look at the features of that series, or serve another bundle"
+            )
+            raise DataError(message)
+
+
+def quantile_column(quantile: float) -> str:
+    """Return the name of a quantile's column: `q0.5`."""
+    return f"q{quantile}"
+
+
+def period_ends(as_of: datetime, frequency: timedelta, horizon: int) -> list[datetime]:
+    """Return the close of each target period, nearest first."""
+    return [as_of + step * frequency for step in range(1, horizon + 1)]

@@ -1,0 +1,1 @@
+"""Quantiles are fitted: what torchrun executes, from a snapshot to a bundle."""

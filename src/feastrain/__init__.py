@@ -1,6 +1,6 @@
 """From a Feast feature service to a served forecast."""
 
 from feastrain.project import Project
+from feastrain.version import __version__
 
-__version__ = "0.1.0"
 __all__ = ["Project", "__version__"]

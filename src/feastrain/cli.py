@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from feastrain import __version__
 from feastrain.errors import FeastrainError, UsageError
 from feastrain.project import Project
+from feastrain.version import __version__
 
 app = typer.Typer(
     name="feastrain",

@@ -193,7 +193,10 @@ class Project:
         bundle = self.bundle(recipe)
         forecaster = self.forecaster(bundle)
         with stage("predict") as current:
-            made = forecast_all(forecaster, self._labels(bundle), self.artifacts / "forecasts")
+            stamp = self.artifacts / "materialized"
+            state = stamp.read_text() if stamp.is_file() else ""
+            labels, directory = self._labels(bundle), self.artifacts / "forecasts"
+            made = forecast_all(forecaster, labels, directory, state)
             current.made(
                 cached=made.cached,
                 series=made.series,

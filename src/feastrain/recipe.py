@@ -25,7 +25,7 @@ from pydantic import (
 
 from feastrain.errors import LeakageError, RecipeError
 
-Role = Literal["static", "observed", "known_ahead"]
+Role = Literal["static", "observed", "known_ahead", "unused"]
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
@@ -92,7 +92,8 @@ class Features(_Section):
     A *static* feature does not change; an *observed* one is read as of the cut-off; a
     *known ahead* one is about a target period and is keyed by it: its view has the join key
     `period_key`, whose value is the date of that period (`2012-09-07`), and its event
-    timestamp says when it became known. A *stepped* feature is observed, one column a step:
+    timestamp says when it became known; an *unused* one is joined and checked but not read by
+    the model. A *stepped* feature is observed, one column a step:
     `stepped: [sales_last_year]` reads `sales_last_year_1` ... `sales_last_year_H`.
     """
 

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import feastrain
 from feastrain.artifacts import fingerprint, is_published, publishing, source_digests
 from feastrain.dataset.labels import read_labels
 from feastrain.dataset.retrieve import retrieve_known, retrieve_rows
@@ -15,6 +14,7 @@ from feastrain.dataset.snapshot import Snapshot, write_tables
 from feastrain.dataset.spine import make_spine
 from feastrain.dataset.split import Split, split_cutoffs
 from feastrain.dataset.validate import Verdict, require, validate
+from feastrain.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +88,7 @@ def build(
 def _inputs(root: Path, recipe: Recipe, service: Service, as_of: datetime | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "feastrain": feastrain.__version__,
+        "feastrain": __version__,
         "recipe": recipe.data_section(),
         "service": service.fingerprint,
         "features": service.source_digests(),
@@ -107,7 +107,7 @@ def _manifest(
         for part in [getattr(split, name)]
     }
     return {
-        "feastrain": feastrain.__version__,
+        "feastrain": __version__,
         "columns": service.columns.model_dump(mode="json"),
         "service": recipe.features.service,
         "row_features": list(service.row_features),

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 
 def retrieve_rows(store: FeatureStore, service: Service, spine: pa.Table) -> pa.Table:
-    """Append the static, observed and stepped features to the spine, in its row order.
+    """Append the static, observed, stepped and unused features to the spine, in its row order.
 
     Raises:
         DataError: the offline store loses, adds or changes an entity row.
     """
     keys = [*service.columns.entities, "event_timestamp"]
-    features = _historical(store, service.row_features, spine.select(keys))
+    references = (*service.row_features, *service.unused_features)
+    features = _historical(store, references, spine.select(keys))
     for name in features.column_names:
         if name not in keys:
             spine = spine.append_column(name, features[name])

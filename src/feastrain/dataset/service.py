@@ -24,6 +24,8 @@ class Service:
     """References `view:feature` read as of the cut-off, keyed by the entities."""
     known_features: tuple[str, ...]
     """References `view:feature` keyed by the target period."""
+    unused_features: tuple[str, ...]
+    """References `view:feature` that the snapshot holds and no model reads."""
     sources: dict[str, Path]
     """Files behind the service's views, by view."""
     fingerprint: str
@@ -67,8 +69,9 @@ def resolve_service(store: FeatureStore, recipe: Recipe) -> Service:
     columns = _columns(features, recipe)
     return Service(
         columns=columns,
-        row_features=tuple(f.reference for f in features if f.role != "known_ahead"),
+        row_features=tuple(f.reference for f in features if f.role in {"static", "observed"}),
         known_features=tuple(f.reference for f in features if f.role == "known_ahead"),
+        unused_features=tuple(f.reference for f in features if f.role == "unused"),
         sources=_sources(views),
         fingerprint=fingerprint([_definition(view) for view in views]),
     )

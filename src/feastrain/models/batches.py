@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -43,7 +43,7 @@ class Rows:
         device: torch.device | None = None,
     ) -> None:
         def put(array: NDArray[np.generic]) -> Tensor:
-            return torch.from_numpy(array).to(device or torch.device("cpu"))
+            return torch.from_numpy(np.require(array, requirements="W")).to(device or torch.device("cpu"))
 
         self._row_NF = put(encoded.row_NF)
         self._category_NC = put(encoded.category_NC)
@@ -80,7 +80,7 @@ class Rows:
         return label_NH[index_B], weight_NH[index_B]
 
 
-def shuffled(  # noqa: PLR0913 - each one decides the order
+def shuffled(
     rows: int, *, batch_rows: int, seed: int, epoch: int, rank: int, world_size: int
 ) -> Iterator[Tensor]:
     """Yield the row indices of this rank's share of every batch of an epoch.

@@ -295,7 +295,7 @@ def _groups(rows: pa.Table, known: pa.Table, columns: FeatureColumns) -> tuple[i
     if joined["group"].null_count:
         message = f"{joined['group'].null_count:,} rows have no known-ahead rows for their cut-off"
         raise DataError(message)
-    return len(heads), joined["group"].to_numpy()
+    return len(heads), np.array(joined["group"])
 
 
 def _by_step(parts: list[Floats], groups: int, columns: FeatureColumns) -> Floats:

@@ -10,6 +10,7 @@ width of a layer.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,18 +19,17 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from feastrain.models.batches import Batch
-    from feastrain.models.encoder import Encoder
+    from feastrain.models.encoder import Encoder, Number
     from feastrain.recipe import Model
 
 
 def architecture(model: Model, encoder: Encoder) -> dict[str, Any]:
     """Return everything `MLP` is made from, as plain JSON values."""
-    width = lambda numbers: sum(1 + number.may_miss for number in numbers)  # noqa: E731
     return {
         "kind": "mlp",
-        "row_numbers": 1 + width(encoder.rows),
-        "step_numbers": width(encoder.stepped),
-        "known_numbers": width(encoder.known),
+        "row_numbers": 1 + _width(encoder.rows),
+        "step_numbers": _width(encoder.stepped),
+        "known_numbers": _width(encoder.known),
         "row_vocabularies": [len(encoder.vocabularies[n]) + 1 for n in encoder.row_categories],
         "known_vocabularies": [len(encoder.vocabularies[n]) + 1 for n in encoder.known_categories],
         "horizon": encoder.columns.horizon,
@@ -43,7 +43,7 @@ def architecture(model: Model, encoder: Encoder) -> dict[str, Any]:
 class MLP(nn.Module):
     """Features of a row and of each target period in, [B, H, Q] quantiles out."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the keys of a bundle's model.json
         self,
         *,
         row_numbers: int,
@@ -70,9 +70,7 @@ class MLP(nn.Module):
         self.row_layer = nn.Linear(per_row, hidden[0])
         self.step_layer = nn.Linear(per_step, hidden[0], bias=False)
         self.norm = nn.LayerNorm(hidden[0])
-        self.layers = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip(hidden, hidden[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(hidden))
         self.dropout = StepSharedDropout(dropout)
         self.head = nn.Linear(hidden[-1], len(quantiles))
         self.row_path = nn.Linear(row_numbers, len(quantiles), bias=False)
@@ -123,6 +121,11 @@ def increasing(raw_BHQ: Tensor, middle: int) -> Tensor:
     above = functional.softplus(raw_BHQ[..., middle + 1 :]).cumsum(-1)
     below = functional.softplus(raw_BHQ[..., :middle]).flip(-1).cumsum(-1).flip(-1)
     return torch.cat([median_BH1 - below, median_BH1, median_BH1 + above], dim=-1)
+
+
+def _width(numbers: tuple[Number, ...]) -> int:
+    """Return how many inputs the numbers make: one each, and one more where it may be missing."""
+    return sum(1 + number.may_miss for number in numbers)
 
 
 def _embeddings(vocabularies: list[int], size: int) -> nn.ModuleList:

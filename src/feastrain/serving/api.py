@@ -21,7 +21,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
-from feastrain import __version__
 from feastrain.errors import FeastrainError
 from feastrain.serving import schemas
 from feastrain.serving.failures import add_failures, failure
@@ -31,6 +30,7 @@ from feastrain.serving.middleware import CapBodies, GuardAnswers, MeasureRequest
 from feastrain.serving.server import address_of, listen, serve
 from feastrain.serving.workers import Workers
 from feastrain.telemetry import event
+from feastrain.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -54,7 +54,7 @@ def apply_repo(repo: Path, stamp: Path) -> bool:
     root = repo.resolve()
     files = [*get_repo_files(root), root / "feature_store.yaml"]
     state = fingerprint(str(root), [(str(path), file_digest(path)) for path in files])
-    applied = bool(store.list_feature_services(allow_cache=False))
+    applied = bool(store.list_feature_services())
     if applied and stamp.is_file() and stamp.read_text() == state:
         return True
     _apply(store, repo)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import from_feast_to_pyarrow_type
 
 from feastrain.errors import ProjectError
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
     from feastrain.recipe import FeatureColumns, Recipe
 
+REFRESH_SECONDS = 5.0
+"""How long a registry is believed: a later materialisation is seen within this time."""
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 
@@ -55,6 +59,7 @@ class OnlineFeatures:
         self._row_features = list(row_features)
         self._known_features = list(known_features)
         self._first_period = first_period
+        self._refresh_at = 0.0
         self._types = _feature_types(store, [*row_features, *known_features])
         self._telling = self._features_keyed_by_series()
 
@@ -64,7 +69,9 @@ class OnlineFeatures:
         Raises:
             ProjectError: a view was never materialised.
         """
-        self._store.refresh_registry()
+        if time.monotonic() >= self._refresh_at:
+            self._store.refresh_registry()
+            self._refresh_at = time.monotonic() + REFRESH_SECONDS
         ends = []
         for name in _views_of(self._row_features):
             view = self._store.get_feature_view(name)
@@ -122,12 +129,14 @@ class OnlineFeatures:
             entity_rows={name: entities[name].to_pylist() for name in entities.column_names},
         )
         values = answer.to_dict()
+        names = answer.proto.metadata.feature_names.val
+        statuses = dict(zip(names, answer.proto.results, strict=True))
         columns = {name: entities[name] for name in entities.column_names}
         present = {}
         for reference in features:
             name = reference.split(":", 1)[1]
             columns[name] = pa.array(values[name], type=self._types[name])
-            present[name] = np.array([value is not None for value in values[name]])
+            present[name] = np.array(statuses[name].statuses) != FieldStatus.NOT_FOUND
         return pa.table(columns), present
 
     def _features_keyed_by_series(self) -> list[str]:

@@ -49,7 +49,7 @@ def learning_rate(training: Training, step: int, steps: int) -> float:
     return training.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def train_epoch(
+def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     rows: Rows,

@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import feastrain
 from feastrain.artifacts import fingerprint, publishing
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import FeastrainError
@@ -33,6 +32,7 @@ from feastrain.training.checkpoint import Checkpoint
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
 from feastrain.training.loop import Validation, train_epoch, validate
 from feastrain.training.shutdown import StopRequest, listening
+from feastrain.version import __version__
 
 if TYPE_CHECKING:
     from feastrain.models.encoder import Encoder
@@ -41,7 +41,7 @@ FAILURE = "failure.txt"
 """Where rank 0's launcher finds the one line that a failing rank had to say."""
 
 
-def run(
+def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
     recipe: Recipe,
     snapshot: Snapshot,
     folder: Path,
@@ -231,7 +231,7 @@ def publish(fit: Fit, snapshot: Snapshot, bundle: Path) -> None:
         "known_features": manifest["known_features"],
         "service": manifest["service"],
         "first_period": manifest["periods"]["first"],
-        "feastrain": feastrain.__version__,
+        "feastrain": __version__,
         "torch": torch.__version__,
         "world_size": fit.here.world_size,
     }

@@ -180,7 +180,7 @@ class CsvFile:
         other = pc.not_equal(pc.day_of_week(table["date"]), week_end)
         if (row := _first(other)) is not None:
             day = table["date"][row].as_py()
-            names = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+            names = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
             self._refuse(
                 f"Date {day} is a {names[day.weekday()]}, the weeks end on {names[week_end]}s",
                 "give the sales by week, each dated by its last day",
@@ -200,6 +200,9 @@ class CsvFile:
         if len(lines) < FIRST_LINE:
             self._refuse("the file holds no rows", "get it again from Kaggle", line=1)
         header = [name.strip() for name in lines[0]]
+        for name in header:
+            if header.count(name) > 1:
+                self._refuse(f"column {name} stands there twice", "keep one of the two", line=1)
         for number, fields in enumerate(lines, start=1):
             if len(fields) != len(header):
                 self._refuse(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-
 from raw_tables import EXTERNALS, SALES, STORES, RawTables, close_of_week
 
 if TYPE_CHECKING:
@@ -72,7 +71,9 @@ def synthesize(
     observed_SW = _observed(rng, sparse_S, weeks, rows)
     sales_SW = _sales(rng, calendar, pairs, sparse_S, sizes_T, externals)[:, :weeks]
     sales_SW = _with_returns(rng, sales_SW, observed_SW, sparse_S)
-    names_D = np.sort(rng.choice(np.arange(1, max(99, departments) + 1), departments, False))
+    names_D = np.sort(
+        rng.choice(np.arange(1, max(99, departments) + 1), departments, replace=False)
+    )
     at_S, at_W = np.nonzero(observed_SW)
     dates = pa.array(calendar.dates)
     sale_dates = dates.take(pa.array(at_W))
@@ -285,7 +286,8 @@ def _sales(
     noise_S = 0.055 + 0.07 * np.exp(-0.6 * (level_S - 9.1)) * rng.lognormal(0, 0.3, series)
     log_SW += _memory(rng, (series, weeks), 0.45, 1.0) * np.minimum(noise_S, 0.6)[:, None]
     log_SW += np.cumsum(rng.normal(0, 0.008, (series, weeks)), axis=1)
-    return np.exp(np.minimum(log_SW, 13.4))
+    sales_SW: Floats = np.exp(np.minimum(log_SW, 13.4))
+    return sales_SW
 
 
 def _season(rng: Generator, calendar: Calendar, departments: int) -> Floats:
@@ -305,8 +307,8 @@ def _holidays(rng: Generator, calendar: Calendar, store_S: Whole, dept_S: Whole)
     typical = {
         "super_bowl": 0.05,
         "labor_day": 0.03,
-        "thanksgiving": 0.32,
-        "christmas": 0.38,
+        "thanksgiving": 0.26,
+        "christmas": 0.5,
         "after_christmas": -0.10,
         "easter": 0.06,
     }
@@ -322,7 +324,7 @@ def _holidays(rng: Generator, calendar: Calendar, store_S: Whole, dept_S: Whole)
 def _memory(rng: Generator, shape: tuple[int, int], memory: float, deviation: float) -> Floats:
     """Return heavy-tailed noise that remembers a share of last week, along the last axis."""
     shocks = rng.standard_t(5, shape) * np.sqrt((1 - memory**2) * 3 / 5)
-    noise = np.empty(shape)
+    noise: Floats = np.empty(shape)
     noise[:, 0] = shocks[:, 0]
     for week in range(1, shape[1]):
         noise[:, week] = memory * noise[:, week - 1] + shocks[:, week]

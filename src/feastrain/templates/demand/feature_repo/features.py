@@ -149,24 +149,30 @@ def feature_transformations(inputs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-# The week and its holidays come from the calendar, for the week that is forecast; the same
-# names about the week of the cut-off stay out of the services.
-external = store_external_features[
-    [
-        "temperature",
-        "fuel_price",
-        *(f"markdown_{number}" for number in range(1, 6)),
-        "cpi",
-        "unemployment",
+def external() -> FeatureView:
+    """Return the externals that the services offer.
+
+    The week and its holidays come from the calendar, for the week that is forecast; the same
+    names about the week of the cut-off stay out. A function, because Feast would register a
+    second view of the same name for a variable.
+    """
+    return store_external_features[
+        [
+            "temperature",
+            "fuel_price",
+            *(f"markdown_{number}" for number in range(1, 6)),
+            "cpi",
+            "unemployment",
+        ]
     ]
-]
+
 
 demand_forecasting_service = FeatureService(
     name="demand_forecasting_service",
     description="What the model reads: stored features alone, the same offline and online.",
     features=[
         sales_history_features,
-        external,
+        external(),
         store_static_features,
         calendar_features,
         computed_features,
@@ -178,7 +184,7 @@ demand_forecasting_on_demand = FeatureService(
     description="The same with the transforms computed on demand, to compare with the stored.",
     features=[
         sales_history_features,
-        external,
+        external(),
         store_static_features,
         calendar_features,
         feature_transformations,

@@ -1,0 +1,172 @@
+"""Fakes of the seams that serving stands on: a bundle and a source, small and exact."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from feastrain.recipe import FeatureColumns
+from feastrain.serving.forecaster import Forecaster
+from feastrain.serving.history import History
+from feastrain.stores.online import OnlineRows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CUTOFF = datetime(2012, 10, 26, 23, 59, 59, tzinfo=UTC)
+WEEK = timedelta(weeks=1)
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+EVENTS = {
+    "2010-02-12": "Super Bowl",
+    "2010-09-10": "Labor Day",
+    "2010-11-26": "Thanksgiving",
+    "2010-12-31": "Christmas",
+    "2011-02-11": "Super Bowl",
+    "2011-09-09": "Labor Day",
+    "2011-11-25": "Thanksgiving",
+    "2011-12-30": "Christmas",
+    "2012-02-10": "Super Bowl",
+    "2012-09-07": "Labor Day",
+    "2012-11-23": "Thanksgiving",
+    "2012-12-28": "Christmas",
+}
+
+
+def fake_recipe(*, horizon: int = 4, event: str | None = "holiday") -> dict[str, Any]:
+    """A recipe as a bundle's lineage holds it; its entities are `site` and `item`."""
+    return {
+        "name": "fake",
+        "entities": ["site", "item"],
+        "frequency": "1w",
+        "horizon": horizon,
+        "label": {"source": "labels.parquet", "column": "units_sold", "event": event},
+        "features": {"repo": "feature_repo", "service": "fake", "roles": {}},
+    }
+
+
+@dataclass
+class FakeBundle:
+    """Forecasts the feature `level` plus the step, spread by the quantile."""
+
+    horizon: int = 4
+    known_keys: tuple[str, ...] = ()
+    known_ahead: tuple[str, ...] = ("holiday",)
+    quantiles: tuple[float, ...] = (0.1, 0.5, 0.9)
+    fingerprint: str = "b0b0b0b0b0b0b0b0"
+    answer: float | None = None
+    """What every quantile is, instead."""
+
+    @property
+    def columns(self) -> FeatureColumns:
+        return FeatureColumns(
+            entities=("site", "item"),
+            static=(),
+            observed=("level",),
+            stepped=(),
+            known_ahead=self.known_ahead,
+            known_keys=self.known_keys,
+            categorical=(),
+            label_units=("level",),
+            unit=("level",),
+            horizon=self.horizon,
+        )
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        return {"snapshot": "5a5a5a5a5a5a5a5a", "recipe": fake_recipe(horizon=self.horizon)}
+
+    def forecast(self, rows: pa.Table, known: pa.Table) -> NDArray[np.float64]:
+        level_N = rows["level"].to_numpy().astype(np.float64)
+        assert np.isfinite(level_N).all(), "a series that the source does not know was forecast"
+        step_H = np.arange(1, self.horizon + 1)
+        spread_Q = np.asarray(self.quantiles) - 0.5
+        shape = (len(rows), self.horizon, len(self.quantiles))
+        if self.answer is not None:
+            return np.full(shape, self.answer)
+        points_NH = level_N[:, None] + step_H
+        fan_NHQ = spread_Q * 0.08 * points_NH[:, :, None] * np.sqrt(1.0 + step_H)[:, None]
+        return np.asarray(points_NH[:, :, None] + fan_NHQ)
+
+
+@dataclass
+class FakeSource:
+    """Knows the series of `levels`; raises `error`, or waits for `gate`, where given."""
+
+    levels: dict[tuple[Any, ...], float]
+    bundle: FakeBundle = field(default_factory=FakeBundle)
+    error: Exception | None = None
+    gate: threading.Event | None = None
+    entered: threading.Event = field(default_factory=threading.Event)
+
+    def as_of(self) -> datetime:
+        return CUTOFF
+
+    def read(self, series: pa.Table) -> OnlineRows:
+        self.entered.set()
+        if self.gate is not None:
+            assert self.gate.wait(20)
+        if self.error is not None:
+            raise self.error
+        keys = list(zip(*(series[name].to_pylist() for name in series.column_names), strict=True))
+        levels = [self.levels.get(key) for key in keys]
+        rows = series.append_column("level", pa.array(levels, type=pa.float64()))
+        stamps = pa.array([CUTOFF] * len(series), type=TIMESTAMP)
+        return OnlineRows(
+            rows=rows.append_column("event_timestamp", stamps),
+            known=self._known(series),
+            as_of=CUTOFF,
+            found=np.array([level is not None for level in levels], dtype=bool),
+        )
+
+    def _known(self, series: pa.Table) -> pa.Table:
+        keys = list(self.bundle.known_keys)
+        groups = series.select(keys).group_by(keys).aggregate([]).to_pylist() if keys else [{}]
+        return pa.Table.from_pylist(
+            [
+                {
+                    **group,
+                    "event_timestamp": CUTOFF,
+                    "step": step,
+                    "holiday": EVENTS.get((CUTOFF + step * WEEK).strftime("%Y-%m-%d"), ""),
+                    "label_of_group": str(group),
+                }
+                for group in groups
+                for step in range(1, self.bundle.horizon + 1)
+            ]
+        )
+
+
+def fake_labels(levels: dict[tuple[Any, ...], float], periods: int = 143) -> pa.Table:
+    """Labels of every series up to the cut-off, with a yearly season and named weeks."""
+    closes = [CUTOFF - back * WEEK for back in reversed(range(periods))]
+    week = np.arange(periods)
+    events = [EVENTS.get(close.strftime("%Y-%m-%d"), "") for close in closes]
+    lift = np.array([{"Thanksgiving": 0.55, "Christmas": 0.2}.get(name, 0.0) for name in events])
+    tables = []
+    for number, (key, level) in enumerate(sorted(levels.items())):
+        noise = np.random.default_rng(number).normal(0, 0.05, periods)
+        season = 0.12 * np.cos(2 * np.pi * (week - 45) / 52) + lift + noise
+        columns = {
+            name: pa.array([part] * periods)
+            for name, part in zip(("site", "item"), key, strict=True)
+        }
+        columns["event_timestamp"] = pa.array(closes, type=TIMESTAMP)
+        columns["label"] = pa.array(level * (1 + season))
+        columns["weight"] = pa.array([5.0 if name else 1.0 for name in events])
+        columns["event"] = pa.array(events)
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables)
+
+
+def fake_forecaster(
+    levels: dict[tuple[Any, ...], float], horizon: int = 4
+) -> tuple[Forecaster, FakeSource, History]:
+    """A forecaster over fakes, its source to meddle with, and the history beside it."""
+    bundle = FakeBundle(horizon=horizon)
+    source = FakeSource(levels, bundle)
+    return Forecaster(bundle, source), source, History(fake_labels(levels), ("site", "item"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 
@@ -16,6 +18,7 @@ from feastrain.serving.history import History
 from feastrain.stores.online import OnlineRows
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from numpy.typing import NDArray
 
 CUTOFF = datetime(2012, 10, 26, 23, 59, 59, tzinfo=UTC)
@@ -81,6 +84,7 @@ class FakeBundle:
         return {"snapshot": "5a5a5a5a5a5a5a5a", "recipe": fake_recipe(horizon=self.horizon)}
 
     def forecast(self, rows: pa.Table, known: pa.Table) -> NDArray[np.float64]:
+        assert len(known) >= self.horizon
         level_N = rows["level"].to_numpy().astype(np.float64)
         assert np.isfinite(level_N).all(), "a series that the source does not know was forecast"
         step_H = np.arange(1, self.horizon + 1)
@@ -170,3 +174,22 @@ def fake_forecaster(
     bundle = FakeBundle(horizon=horizon)
     source = FakeSource(levels, bundle)
     return Forecaster(bundle, source), source, History(fake_labels(levels), ("site", "item"))
+
+
+class AppClient:
+    """Asks an app without a server, one request after another."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return asyncio.run(self._ask("GET", path, options))
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return asyncio.run(self._ask("POST", path, options))
+
+    async def _ask(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
+        # As a server does, an error that the app has answered ends there, in its log.
+        transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+            return await client.request(method, path, **options)

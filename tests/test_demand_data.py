@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -32,10 +33,9 @@ KAGGLE_FLAGS = {
 def data() -> ModuleType:
     sys.path.insert(0, str(TEMPLATE))
     try:
-        import data
+        return import_module("data")
     finally:
         sys.path.remove(str(TEMPLATE))
-    return data
 
 
 @pytest.fixture
@@ -71,7 +71,11 @@ def repeat_line(file: str, line: int) -> Spoil:
 
 def write(file: str, content: bytes) -> Spoil:
     """Return what replaces a whole file."""
-    return lambda folder: (folder / file).write_bytes(content) and None
+
+    def spoil(folder: Path) -> None:
+        (folder / file).write_bytes(content)
+
+    return spoil
 
 
 HEADER = b"Store,Dept,Date,Weekly_Sales,IsHoliday\n"
@@ -315,9 +319,7 @@ def test_the_twins_flags_are_those_of_the_real_file(twin: Path, walmart: Path) -
     assert expected == actual
 
 
-def test_the_same_seed_makes_the_same_bytes(
-    data: ModuleType, twin: Path, tmp_path: Path
-) -> None:
+def test_the_same_seed_makes_the_same_bytes(data: ModuleType, twin: Path, tmp_path: Path) -> None:
     """A twin made again is the same file for file; another seed makes another."""
 
     def digests(folder: Path) -> dict[str, str]:

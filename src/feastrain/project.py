@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import datetime
 
-    import pyarrow as pa
     from feast import FeatureStore
 
     from feastrain.dataset.snapshot import Snapshot
@@ -156,7 +155,7 @@ class Project:
         from feastrain.telemetry import stage
 
         bundle = self.train(recipe)
-        snapshot = self.build(recipe)
+        snapshot = self._snapshot_of(bundle)
         with stage("backtest") as current:
             result = backtest(self.recipe(recipe), snapshot, bundle, self.artifacts / "backtests")
             current.made(
@@ -195,7 +194,7 @@ class Project:
         with stage("predict") as current:
             stamp = self.artifacts / "materialized"
             state = stamp.read_text() if stamp.is_file() else ""
-            labels, directory = self._labels(bundle), self.artifacts / "forecasts"
+            labels, directory = self._snapshot_of(bundle).labels(), self.artifacts / "forecasts"
             made = forecast_all(forecaster, labels, directory, state)
             current.made(
                 cached=made.cached,
@@ -216,7 +215,7 @@ class Project:
             update={key: value for key, value in given.items() if value is not None}
         )
         bundle = self.bundle(recipe)
-        history = History(self._labels(bundle), bundle.columns.entities)
+        history = History(self._snapshot_of(bundle).labels(), bundle.columns.entities)
         serve(create_app(self.forecaster(bundle), history, settings), settings)
 
     def bundle(self, recipe: str | Path) -> Bundle:
@@ -256,10 +255,10 @@ class Project:
         )
         return Forecaster(bundle, source)
 
-    def _labels(self, bundle: Bundle) -> pa.Table:
+    def _snapshot_of(self, bundle: Bundle) -> Snapshot:
         from feastrain.dataset.snapshot import Snapshot
 
-        return Snapshot.open(self.artifacts / "snapshots" / bundle.lineage["snapshot"]).labels()
+        return Snapshot.open(self.artifacts / "snapshots" / bundle.lineage["snapshot"])
 
     def raw_facts(self) -> dict[str, Any]:
         """Return what the raw tables of the project are and where they came from."""

@@ -26,7 +26,7 @@ def show_leaderboard(result: Backtest) -> None:
         table.add_row(
             entry.system,
             f"{scores.wmae:,.0f}",
-            f"{-entry.improvement:+.1%}",
+            f"{-entry.improvement:+.1%}" if entry.improvement else "",
             f"{scores.wape:.1%}",
             f"{scores.bias:+.1%}",
             "" if scores.coverage is None else f"{scores.coverage:.1%}",

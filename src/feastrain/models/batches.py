@@ -43,7 +43,9 @@ class Rows:
         device: torch.device | None = None,
     ) -> None:
         def put(array: NDArray[np.generic]) -> Tensor:
-            return torch.from_numpy(np.require(array, requirements="W")).to(device or torch.device("cpu"))
+            return torch.from_numpy(np.require(array, requirements="W")).to(
+                device or torch.device("cpu")
+            )
 
         self._row_NF = put(encoded.row_NF)
         self._category_NC = put(encoded.category_NC)

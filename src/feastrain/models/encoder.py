@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CLIP = 8.0
 FLOOR_QUANTILE = 0.01
+LARGEST_UNIT = 1e30
+"""Beyond it a forecast in single precision would overflow."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Encoder:
         """Return [N]: the unit that each row's labels are expressed in."""
         unit_N = _raw_unit(rows, self.columns)
         known_N = np.where(np.isfinite(unit_N), np.abs(unit_N), self.unit_missing)
-        return np.maximum(known_N, self.unit_floor)
+        return np.clip(known_N, self.unit_floor, LARGEST_UNIT)
 
     def labels(self, rows: pa.Table) -> tuple[Floats, Floats]:
         """Return [N, H] labels in units of their row, and weights, 0 where not observed."""

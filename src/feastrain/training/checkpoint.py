@@ -13,11 +13,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from feastrain.artifacts import file_digest
-from feastrain.errors import UsageError
+from feastrain.errors import FeastrainError, UsageError
 from feastrain.telemetry import say
 
 if TYPE_CHECKING:
@@ -48,8 +48,24 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint under its final name, whole, and drop all but the newest few."""
+    """Write a checkpoint under its final name, whole, and drop all but the newest few.
+
+    Raises:
+        FeastrainError: it cannot be written; the ones before it are as they were.
+    """
     sweep(folder)
+    try:
+        return _write(folder, checkpoint)
+    except (OSError, SafetensorError) as error:
+        sweep(folder)
+        message = (
+            f"no checkpoint can be written in {folder} ({error}); make room, "
+            "and the same command resumes from the one before"
+        )
+        raise FeastrainError(message) from error
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> Path:
     scratch = folder / f".epoch-{checkpoint.epochs_done:04d}.partial"
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     save_file(tensors, scratch, metadata={"state": json.dumps(checkpoint.state, sort_keys=True)})

@@ -94,16 +94,7 @@ LEFT JOIN raw.sales AS sales
     ON sales.store = series.store AND sales.dept = series.dept AND sales.date = weeks.week;
 
 CREATE TABLE features.sales_history AS
-WITH widened AS (
-    SELECT *,
-        -- The mean of a week and its two neighbours. It looks a week ahead, so it is only read
-        -- from a distance of 44 weeks or more below.
-        avg(sales) OVER (
-            PARTITION BY store, dept ORDER BY week ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING
-        ) AS around
-    FROM grid
-),
-windows AS (
+WITH windows AS (
     SELECT *,
         -- Sales published late delay the rows that use them.
         max(created_timestamp) OVER last_56 AS latest_published,
@@ -133,30 +124,39 @@ windows AS (
         lag(sales, 45) OVER series AS sales_last_year_7,
         lag(sales, 44) OVER series AS sales_last_year_8,
 
-        lag(around, 51) OVER series AS sales_around_last_year_1,
-        lag(around, 50) OVER series AS sales_around_last_year_2,
-        lag(around, 49) OVER series AS sales_around_last_year_3,
-        lag(around, 48) OVER series AS sales_around_last_year_4,
-        lag(around, 47) OVER series AS sales_around_last_year_5,
-        lag(around, 46) OVER series AS sales_around_last_year_6,
-        lag(around, 45) OVER series AS sales_around_last_year_7,
-        lag(around, 44) OVER series AS sales_around_last_year_8
-    FROM widened
+        -- The mean of that week and its two neighbours, so up to 51 - h weeks ago.
+        avg(sales) OVER (series ROWS BETWEEN 52 PRECEDING AND 50 PRECEDING)
+            AS sales_around_last_year_1,
+        avg(sales) OVER (series ROWS BETWEEN 51 PRECEDING AND 49 PRECEDING)
+            AS sales_around_last_year_2,
+        avg(sales) OVER (series ROWS BETWEEN 50 PRECEDING AND 48 PRECEDING)
+            AS sales_around_last_year_3,
+        avg(sales) OVER (series ROWS BETWEEN 49 PRECEDING AND 47 PRECEDING)
+            AS sales_around_last_year_4,
+        avg(sales) OVER (series ROWS BETWEEN 48 PRECEDING AND 46 PRECEDING)
+            AS sales_around_last_year_5,
+        avg(sales) OVER (series ROWS BETWEEN 47 PRECEDING AND 45 PRECEDING)
+            AS sales_around_last_year_6,
+        avg(sales) OVER (series ROWS BETWEEN 46 PRECEDING AND 44 PRECEDING)
+            AS sales_around_last_year_7,
+        avg(sales) OVER (series ROWS BETWEEN 45 PRECEDING AND 43 PRECEDING)
+            AS sales_around_last_year_8
+    FROM grid
     WINDOW
         series AS (PARTITION BY store, dept ORDER BY week),
-        last_4 AS (PARTITION BY store, dept ORDER BY week ROWS 3 PRECEDING),
-        last_12 AS (PARTITION BY store, dept ORDER BY week ROWS 11 PRECEDING),
-        last_52 AS (PARTITION BY store, dept ORDER BY week ROWS 51 PRECEDING),
-        last_56 AS (PARTITION BY store, dept ORDER BY week ROWS 55 PRECEDING),
-        same_4_last_year AS (
-            PARTITION BY store, dept ORDER BY week ROWS BETWEEN 55 PRECEDING AND 52 PRECEDING
-        )
+        last_4 AS (series ROWS 3 PRECEDING),
+        last_12 AS (series ROWS 11 PRECEDING),
+        last_52 AS (series ROWS 51 PRECEDING),
+        last_56 AS (series ROWS 55 PRECEDING),
+        same_4_last_year AS (series ROWS BETWEEN 55 PRECEDING AND 52 PRECEDING)
 )
-SELECT * EXCLUDE (week, sales, created_timestamp, around, latest_published, mean_4_last_year),
+SELECT * EXCLUDE (week, sales, created_timestamp, latest_published, mean_4_last_year),
     -- The last four weeks against the same four a year ago: 0.1 is 10% more. Cut at -1 and 9,
-    -- since a mean of a few cents a year ago makes any growth look endless.
-    if(mean_4_last_year > 0, greatest(-1, least(sales_mean_4 / mean_4_last_year - 1, 9)), NULL)
-        ::DOUBLE AS sales_growth,
+    -- since a mean of a few cents a year ago makes any growth look endless. (Without the test
+    -- for null, least() would skip an unknown growth and answer 9.)
+    CASE WHEN sales_mean_4 IS NOT NULL AND mean_4_last_year > 0
+        THEN greatest(-1, least(sales_mean_4 / mean_4_last_year - 1, 9))::DOUBLE
+    END AS sales_growth,
     close_of(week) AS event_timestamp,
     greatest(close_of(week), latest_published) AS created_timestamp
 FROM windows

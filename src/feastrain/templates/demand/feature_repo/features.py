@@ -179,14 +179,15 @@ demand_forecasting_service = FeatureService(
     ],
 )
 
+# Without the calendar: the on-demand view also reads the week of the cut-off, whose names are
+# those of the calendar's week.
 demand_forecasting_on_demand = FeatureService(
     name="demand_forecasting_on_demand",
-    description="The same with the transforms computed on demand, to compare with the stored.",
+    description="The transforms computed on demand, to compare with the stored ones.",
     features=[
         sales_history_features,
         external(),
         store_static_features,
-        calendar_features,
         feature_transformations,
     ],
 )

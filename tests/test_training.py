@@ -1,0 +1,240 @@
+"""Training under real torchrun processes, killed for real."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from feastrain.dataset.snapshot import Snapshot
+from feastrain.errors import FeastrainError, InterruptedRun, UsageError
+from feastrain.jobs.train import train
+from feastrain.models.bundle import load_bundle
+from feastrain.recipe import Training
+from feastrain.training.checkpoint import Checkpoint, newest, save
+from feastrain.training.loop import learning_rate
+from tiny_snapshot import tiny_recipe, tiny_snapshot
+
+IDENTITY = {"recipe": "a", "snapshot": "b"}
+EPOCHS = 40
+LAUNCH = """
+import sys
+from pathlib import Path
+from feastrain.dataset.snapshot import Snapshot
+from feastrain.errors import FeastrainError
+from feastrain.jobs.train import train
+try:
+    train(Path(sys.argv[1]), Snapshot.open(Path(sys.argv[2])), Path(sys.argv[3]))
+except FeastrainError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    return tiny_snapshot(tmp_path_factory.mktemp("snapshots"))
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory, snapshot: Snapshot) -> Path:
+    """The bundle of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("quiet")
+    return train(tiny_recipe(folder, EPOCHS), snapshot, folder / "artifacts").path
+
+
+@contextmanager
+def _training(folder: Path, snapshot: Snapshot) -> Iterator[subprocess.Popen[str]]:
+    """Start `feastrain train` in a process of its own and wait for its second checkpoint."""
+    recipe = tiny_recipe(folder, EPOCHS)
+    command = [sys.executable, "-c", LAUNCH, str(recipe), str(snapshot.path)]
+    process = subprocess.Popen(
+        [*command, str(folder / "artifacts")], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("artifacts/runs/*/epoch-000[2-9]-*")):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline, "no second checkpoint within a minute"
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _workers(folder: Path) -> list[int]:
+    """Return the processes whose command line names the folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if any(str(folder) in word for word in command) and int(path.parent.name) != os.getpid():
+            found.append(int(path.parent.name))
+    return found
+
+
+def _weights(bundle: Path) -> dict[str, torch.Tensor]:
+    return load_file(bundle / "model.safetensors")
+
+
+def _same(one: Path, other: Path) -> bool:
+    before, after = _weights(one), _weights(other)
+    return before.keys() == after.keys() and all(
+        torch.equal(before[name], after[name]) for name in before
+    )
+
+
+@pytest.mark.distributed
+def test_two_processes_land_a_bundle_that_learned(quiet: Path, snapshot: Snapshot) -> None:
+    """Two ranks publish one bundle whose error on the validation rows is that of a model."""
+    bundle = load_bundle(quiet)
+    assert (2, EPOCHS) == (bundle.lineage["world_size"], bundle.metrics["epochs"])
+    labels = snapshot.rows("validation")["label_1"].drop_null().to_numpy()
+    assert bundle.metrics["validation_wmae"] < 0.3 * abs(labels).mean()
+
+
+@pytest.mark.distributed
+def test_same_inputs_are_a_cache_hit(quiet: Path, snapshot: Snapshot, tmp_path: Path) -> None:
+    """A run that has finished is not run again."""
+    again = train(tiny_recipe(tmp_path, EPOCHS), snapshot, quiet.parent.parent)
+    assert (True, quiet) == (again.cached, again.path)
+
+
+@pytest.mark.distributed
+def test_two_runs_of_one_seed_are_one_model(
+    quiet: Path, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    """The weights of two undisturbed runs are equal bit for bit."""
+    other = train(tiny_recipe(tmp_path, EPOCHS), snapshot, tmp_path / "artifacts")
+    assert not other.cached
+    assert _same(quiet, other.path)
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties workers to their launcher")
+def test_killed_run_resumes_to_the_same_weights(
+    quiet: Path, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    """SIGKILL in the middle; no worker survives; the same command ends in the same weights."""
+    with _training(tmp_path, snapshot) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 5
+        while _workers(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert [] == _workers(tmp_path)
+    (run,) = (tmp_path / "artifacts" / "runs").iterdir()
+    assert not (tmp_path / "artifacts" / "bundles" / run.name).exists()
+    resumed = train(tiny_recipe(tmp_path, EPOCHS), snapshot, tmp_path / "artifacts")
+    assert _same(quiet, resumed.path)
+
+
+@pytest.mark.distributed
+def test_killed_rank_fails_the_run_and_resumes(
+    quiet: Path, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    """SIGKILL on one rank ends the run with one line; the same command resumes."""
+    with _training(tmp_path, snapshot) as process:
+        victim = next(pid for pid in _workers(tmp_path) if pid != process.pid)
+        os.kill(victim, signal.SIGKILL)
+        _, told = process.communicate(timeout=60)
+    assert 1 == process.returncode
+    assert "ended with signal 9" in told.splitlines()[-1]
+    resumed = train(tiny_recipe(tmp_path, EPOCHS), snapshot, tmp_path / "artifacts")
+    assert _same(quiet, resumed.path)
+
+
+@pytest.mark.distributed
+def test_sigterm_is_75_and_resumes(quiet: Path, snapshot: Snapshot, tmp_path: Path) -> None:
+    """SIGTERM to the launcher ends in exit code 75, and the same command resumes exactly."""
+    with _training(tmp_path, snapshot) as process:
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+    assert InterruptedRun.exit_code == process.returncode, told
+    assert "resumes" in told.splitlines()[-1]
+    resumed = train(tiny_recipe(tmp_path, EPOCHS), snapshot, tmp_path / "artifacts")
+    assert _same(quiet, resumed.path)
+
+
+@pytest.mark.distributed
+def test_second_launcher_in_a_run_is_refused(snapshot: Snapshot, tmp_path: Path) -> None:
+    """Two commands at once do not share a run; the later one says who is there."""
+    with (
+        _training(tmp_path, snapshot),
+        pytest.raises(UsageError, match="another `feastrain train` is at work"),
+    ):
+        train(tiny_recipe(tmp_path, EPOCHS), snapshot, tmp_path / "artifacts")
+
+
+def _checkpoint(epoch: int) -> Checkpoint:
+    state = {"identity": IDENTITY, "epochs_done": epoch}
+    return Checkpoint({"weights.w": torch.full((1000,), float(epoch))}, state)
+
+
+def test_newest_whole_checkpoint_is_found(tmp_path: Path, capsys) -> None:
+    """A damaged or truncated newest checkpoint is reported, and the one before it is used."""
+    save(tmp_path, _checkpoint(1))
+    last = save(tmp_path, _checkpoint(2))
+    last.write_bytes(last.read_bytes()[:-10])
+    found = newest(tmp_path, IDENTITY)
+    assert found is not None
+    assert 1 == found.epochs_done
+    assert last.name in json.loads(capsys.readouterr().err)["text"]
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    """Older checkpoints than the last two are dropped, and what a killed save left behind."""
+    (tmp_path / ".epoch-0001.partial").write_bytes(b"half")
+    for epoch in range(1, 5):
+        save(tmp_path, _checkpoint(epoch))
+    assert ["epoch-0003", "epoch-0004"] == sorted(p.name[:10] for p in tmp_path.iterdir())
+
+
+def test_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
+    """A checkpoint made from another recipe names what differs and how to start over."""
+    save(tmp_path, _checkpoint(1))
+    with pytest.raises(UsageError, match=r"recipe was a, is z.*--fresh"):
+        newest(tmp_path, IDENTITY | {"recipe": "z"})
+
+
+def test_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    """A save that runs out of space fails, and the checkpoint before it is still found."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small tmpfs needs root")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        save(tmp_path, _checkpoint(1))
+        large = Checkpoint({"weights.w": torch.zeros(100_000)}, _checkpoint(2).state)
+        with pytest.raises(FeastrainError, match="no checkpoint can be written"):
+            save(tmp_path, large)
+        found = newest(tmp_path, IDENTITY)
+        assert found is not None
+        assert 1 == found.epochs_done
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_learning_rate_rises_then_falls_to_nearly_nothing() -> None:
+    """The schedule peaks at the recipe's rate after its warm-up and ends near zero."""
+    training = Training(learning_rate=0.01)
+    rates = [learning_rate(training, step, 100) for step in range(100)]
+    assert 0.01 == pytest.approx(max(rates))
+    assert 14 <= rates.index(max(rates)) <= 15
+    assert rates[-1] < 0.0001
+    assert all(rate > 0 for rate in rates)

@@ -17,7 +17,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from fakes import AppClient, FakeSource, fake_forecaster
+from fakes import CUTOFF, AppClient, FakeSource, fake_forecaster
 from feastrain.errors import DataError, FeastrainError
 from feastrain.serving.api import create_app, listen
 from feastrain.serving.schemas import key_model
@@ -258,33 +258,44 @@ def test_unready_says_why(
     assert answer.json() == {"error": f"the online store does not answer: {reason}"}
 
 
-def test_metrics_count_requests_by_route_and_status(client: AppClient) -> None:
-    """Series, source and cut-off too; a made-up path is no label of its own."""
-    client.post("/v1/forecasts", json={"series": [B, {"site": 7, "item": "b"}]})
-    client.post("/v1/forecasts", json={})
-    client.get("/no/such/path")
-    client.get("/static/app.js")
-    text = client.get("/metrics").text
-    for line in (
-        'feastrain_request_seconds_count{route="/v1/forecasts",status="200"} 1.0',
-        'feastrain_request_seconds_count{route="/v1/forecasts",status="422"} 1.0',
-        'feastrain_request_seconds_count{route="other",status="404"} 1.0',
-        'feastrain_forecast_series_total{status="ok"} 1.0',
-        'feastrain_forecast_series_total{status="unknown"} 1.0',
-        "feastrain_source_read_seconds_count 1.0",
-        "feastrain_features_as_of_timestamp_seconds 1.351295999e+09",
-    ):
-        assert line in text.splitlines()
-    assert "such" not in text
+def numbers(client: AppClient) -> dict[str, float]:
+    lines = client.get("/metrics").text.splitlines()
+    split = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in split}
 
 
-def test_two_apps_share_no_metric() -> None:
-    """Each has a registry of its own."""
-    forecaster, _, history = fake_forecaster(LEVELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        'feastrain_request_seconds_count{route="/v1/forecasts",status="200"}',
+        'feastrain_request_seconds_count{route="/v1/forecasts",status="422"}',
+        'feastrain_request_seconds_count{route="other",status="404"}',
+        'feastrain_forecast_series_total{status="ok"}',
+        'feastrain_forecast_series_total{status="unknown"}',
+        "feastrain_source_read_seconds_count",
+    ],
+)
+def test_metrics_count_requests_series_and_reads(client: AppClient, name: str) -> None:
+    """By route and status; one of each is one more."""
+    counts = []
     for _ in range(2):
-        client = AppClient(create_app(forecaster, history, SETTINGS))
-        client.post("/v1/forecasts", json={"series": [B]})
-        assert "feastrain_source_read_seconds_count 1.0" in client.get("/metrics").text
+        client.post("/v1/forecasts", json={"series": [B, {"site": 7, "item": "b"}]})
+        client.post("/v1/forecasts", json={})
+        client.get("/no/such/path")
+        counts.append(numbers(client)[name])
+    assert counts[1] - counts[0] == 1.0
+
+
+def test_metrics_tell_the_cutoff_of_the_features(client: AppClient) -> None:
+    """As seconds since 1970, so that Prometheus can tell their age."""
+    client.post("/v1/forecasts", json={"series": [B]})
+    assert numbers(client)["feastrain_features_as_of_timestamp_seconds"] == CUTOFF.timestamp()
+
+
+def test_a_path_that_no_route_claims_is_no_label(client: AppClient) -> None:
+    """Or a client could fill the memory with made-up ones."""
+    client.get("/no/such/path")
+    assert "such" not in client.get("/metrics").text
 
 
 def test_overload_is_refused_while_others_are_answered() -> None:

@@ -32,7 +32,7 @@ def flip_byte(pattern: str) -> Spoil:
     """Return what changes one bit in the middle of an artefact's file."""
 
     def spoil(root: Path) -> None:
-        (path,) = (root / "artifacts").glob(pattern)
+        (path,) = {found.resolve() for found in (root / "artifacts").glob(pattern)}
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
@@ -98,7 +98,7 @@ PROJECT_FAULTS: dict[str, tuple[Spoil, list[str], int, str]] = {
         "label 'weekly_sales' is listed among the features",
     ),
     "label in the feature service": (
-        replace("feature_repo/features.py", "sales_lag_1", "weekly_sales"),
+        replace("feature_repo/features.py", '"sales_growth"', '"weekly_sales"'),
         ["build", "smoke"],
         4,
         "label 'weekly_sales' is in the feature service",
@@ -110,10 +110,10 @@ PROJECT_FAULTS: dict[str, tuple[Spoil, list[str], int, str]] = {
         "no feature service 'no_such_service'",
     ),
     "feature without a role": (
-        replace(SMOKE, "computed_features: observed", ""),
+        replace(SMOKE, "calendar_features: known_ahead", ""),
         ["build", "smoke"],
         2,
-        "of view 'computed_features' has no role",
+        "of view 'calendar_features' has no role",
     ),
     "role for what is not there": (
         replace(SMOKE, "roles:", "roles:\n    nowhere: observed", 1),
@@ -233,10 +233,10 @@ TABLE_FAULTS: dict[str, tuple[Spoil, int, str]] = {
     "file missing": (remove("train.csv"), 3, r"train\.csv"),
     "wrong column": (_edit("train.csv", "Weekly_Sales", "Sales"), 3, "Weekly_Sales"),
     "unparseable date": (_edit("train.csv", "2010-02-12", "12/02/2010"), 3, "12/02/2010"),
-    "sale that is no number": (_edit("train.csv", "11707.3", "lots"), 3, "lots"),
+    "sale that is no number": (_edit("train.csv", ",FALSE", "lots,FALSE"), 3, "lots"),
     "off the weekly grid": (_edit("train.csv", "2010-02-12", "2010-02-13"), 3, "2010-02-13"),
     "duplicate key": (_edit("train.csv", "2010-02-12", "2010-02-05"), 3, "2010-02-05"),
-    "unknown store": (_edit("stores.csv", "\r3,", "\r4,"), 3, "[Ss]tore"),
+    "unknown store": (_edit("stores.csv", "\n3,", "\n4,"), 3, "[Ss]tore"),
     "empty file": (lambda root: (root / "stores.csv").write_text("") and None, 3, r"stores\.csv"),
 }
 

@@ -94,7 +94,7 @@ def test_a_history_goes_on_to_the_last_week_of_the_data() -> None:
 def test_every_value_is_what_the_definition_says(raw: Tables, features: Tables) -> None:
     """Each column equals a plain computation from a dictionary of weeks, row by row."""
     history = features["sales_history"]
-    of_series = {key: series for key, series in raw["sales"].groupby(["store", "dept"])}
+    of_series = dict(iter(raw["sales"].groupby(["store", "dept"])))
     for key, rows in history.groupby(["store", "dept"]):
         series = of_series[key]
         sales = dict(zip(series["date"], series["weekly_sales"], strict=True))

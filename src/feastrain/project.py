@@ -207,16 +207,18 @@ class Project:
 
     def serve(self, recipe: str | Path, host: str | None = None, port: int | None = None) -> None:
         """Serve forecasts and the planner's page until stopped."""
-        from feastrain.serving.api import create_app, serve
+        from feastrain.serving.api import create_app, listen, serve
         from feastrain.serving.history import History
 
         given = {"host": host, "port": port}
         settings = self.settings.model_copy(
             update={key: value for key, value in given.items() if value is not None}
         )
-        bundle = self.bundle(recipe)
-        history = History(self._snapshot_of(bundle).labels(), bundle.columns.entities)
-        serve(create_app(self.forecaster(bundle), history, settings), settings)
+        with listen(settings) as listener:
+            bundle = self.bundle(recipe)
+            history = History(self._snapshot_of(bundle).labels(), bundle.columns.entities)
+            app = create_app(self.forecaster(bundle), history, settings)
+            serve(app, settings, listener)
 
     def bundle(self, recipe: str | Path) -> Bundle:
         """Open the bundle that the recipe was last trained into.

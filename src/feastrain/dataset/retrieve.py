@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from feastrain.dataset.labels import TIMESTAMP
 from feastrain.errors import DataError
+from feastrain.stores.feature_repo import quiet_offline_store
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -79,8 +79,7 @@ def _historical(store: FeatureStore, features: tuple[str, ...], wanted: pa.Table
     numbered = wanted.append_column("row_number", pa.array(np.arange(len(wanted)))).sort_by(order)
     entity_df = wanted.to_pandas(types_mapper=None)
     entity_df["event_timestamp"] = pd.to_datetime(entity_df["event_timestamp"], utc=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_offline_store():
         answer = store.get_historical_features(
             entity_df=entity_df,
             features=list(features),

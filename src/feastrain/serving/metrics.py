@@ -15,7 +15,11 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Metrics:
-    """The metrics of one app, in a registry of its own."""
+    """The metrics of one app, in a registry of its own.
+
+    Importing Feast before prometheus_client turns on the latter's multi-process mode, which
+    keeps values by process and name: apps of one process then add to the same numbers.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -8,6 +8,9 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
+# Before Feast, which sets PROMETHEUS_MULTIPROC_DIR: our metrics are those of one process.
+import prometheus_client  # noqa: F401
+
 from feastrain.artifacts import file_digest, fingerprint
 from feastrain.errors import ProjectError
 
@@ -82,10 +85,26 @@ def endpoints(store: FeatureStore) -> dict[str, tuple[str, int]]:
     return found
 
 
+@contextlib.contextmanager
+def quiet_offline_store() -> Iterator[None]:
+    """Hush Feast's warnings while it reads, and close what its DuckDB store leaves open.
+
+    That store works through ibis's default connection, which otherwise outlives the
+    interpreter and makes DuckDB report leaks on the way out.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    ibis = sys.modules.get("ibis")
+    if ibis is not None and ibis.options.default_backend is not None:
+        ibis.options.default_backend.disconnect()
+        ibis.options.default_backend = None
+
+
 def _apply(store: FeatureStore, repo: Path) -> None:
     said = io.StringIO()
     try:
-        with _importable(repo), contextlib.redirect_stdout(said):
+        with _importable(repo), quiet_offline_store(), contextlib.redirect_stdout(said):
             apply_total(store.config, repo.resolve(), skip_source_validation=True)
     except SystemExit as error:
         message = f"{repo} cannot be applied: {_one_line(said.getvalue())}"

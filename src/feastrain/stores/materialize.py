@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import warnings
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from feastrain.artifacts import fingerprint
 from feastrain.errors import UsageError
+from feastrain.stores.feature_repo import quiet_offline_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,10 +49,9 @@ def materialize(
         )
         raise UsageError(message)
     stamp.unlink(missing_ok=True)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        with contextlib.redirect_stderr(io.StringIO()):
-            store.materialize(start_date=BEGINNING, end_date=as_of, feature_views=views)
+    said = io.StringIO()
+    with quiet_offline_store(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        store.materialize(start_date=BEGINNING, end_date=as_of, feature_views=views)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(written)
     return False

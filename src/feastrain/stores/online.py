@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +14,7 @@ import pyarrow as pa
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import from_feast_to_pyarrow_type
 
-from feastrain.errors import ProjectError
+from feastrain.errors import FeastrainError, ProjectError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,6 +24,19 @@ if TYPE_CHECKING:
 
     from feastrain.recipe import FeatureColumns, Recipe
 
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """Return what a store that is away raises, of the clients that are installed."""
+    named = {"redis": "RedisError", "psycopg": "Error", "psycopg_pool": "PoolTimeout"}
+    found = [
+        getattr(import_module(module), name)
+        for module, name in named.items()
+        if find_spec(module) is not None
+    ]
+    return (OSError, sqlite3.Error, *found)
+
+
+STORE_ERRORS = _store_errors()
 REFRESH_SECONDS = 5.0
 """How long a registry is believed: a later materialisation is seen within this time."""
 TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -124,10 +140,14 @@ class OnlineFeatures:
     def _online(
         self, features: list[str], entities: pa.Table
     ) -> tuple[pa.Table, dict[str, NDArray[np.bool_]]]:
-        answer = self._store.get_online_features(
-            features=features,
-            entity_rows={name: entities[name].to_pylist() for name in entities.column_names},
-        )
+        keys = {name: entities[name].to_pylist() for name in entities.column_names}
+        try:
+            answer = self._store.get_online_features(features=features, entity_rows=keys)
+        except STORE_ERRORS as error:
+            kind = self._store.config.online_store.type
+            told = " ".join(str(error).split())
+            message = f"the online store ({kind}) does not answer: {told}; see `feastrain doctor`"
+            raise FeastrainError(message) from error
         values = answer.to_dict()
         names = answer.proto.metadata.feature_names.val
         statuses = dict(zip(names, answer.proto.results, strict=True))

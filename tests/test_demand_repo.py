@@ -1,6 +1,7 @@
 """The feature repo of the reference application, applied to a real store."""
 
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,3 +183,15 @@ def test_both_recipes_are_the_same_science(recipe: Recipe) -> None:
     assert 8 == recipe.horizon
     assert "holiday" == recipe.label.event
     assert (4, 1) == (recipe.split.validation_cutoffs, recipe.split.test_cutoffs)
+
+
+def test_a_copied_project_leaves_its_origin_alone(demand: Project, tmp_path: Path) -> None:
+    """Applying a changed copy of a project drops nothing from the online store it came from."""
+    origin, copy = tmp_path / "origin", tmp_path / "copy"
+    shutil.copytree(demand.root, origin, symlinks=True)
+    Project(origin).materialize("smoke")
+    shutil.copytree(origin, copy, symlinks=True)
+    path = copy / "feature_repo" / "features.py"
+    path.write_text(path.read_text().replace('"sales_history_features"', '"other_features"'))
+    Project(copy).features("smoke")
+    assert 96 == Project(origin).predict("smoke").rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import sys
 import warnings
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 # Before Feast, which sets PROMETHEUS_MULTIPROC_DIR: our metrics are those of one process.
 import prometheus_client  # noqa: F401
 
-from feastrain.artifacts import file_digest, fingerprint
+from feastrain.artifacts import file_digest, fingerprint, write_json
 from feastrain.errors import ProjectError
+from feastrain.telemetry import say
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -55,17 +57,33 @@ def apply_repo(repo: Path, stamp: Path) -> bool:
     Raises:
         ProjectError: a file of the repo cannot be run, or Feast refuses what it defines.
     """
-    store = open_store(repo)
     root = repo.resolve()
+    before = json.loads(stamp.read_text()) if stamp.is_file() else {}
+    if before and before["root"] != str(root):
+        _forget_copied_registry(repo, before["root"])
+    store = open_store(repo)
     files = [*get_repo_files(root), root / "feature_store.yaml"]
-    state = fingerprint(str(root), [(str(path), file_digest(path)) for path in files])
-    applied = bool(store.list_feature_services())
-    if applied and stamp.is_file() and stamp.read_text() == state:
+    state = fingerprint([(str(path), file_digest(path)) for path in files])
+    now = {"root": str(root), "state": state}
+    if store.list_feature_services() and before == now:
         return True
     _apply(store, repo)
     stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(state)
+    write_json(stamp, now)
     return False
+
+
+def _forget_copied_registry(repo: Path, origin: str) -> None:
+    """Remove a registry file that was copied along with its project.
+
+    It holds the absolute paths of the project it came from: applying to it would drop the
+    online tables of that one.
+    """
+    config = open_store(repo).config.registry
+    path = repo / str(config.path)
+    if config.registry_type == "file" and "://" not in str(config.path) and path.is_file():
+        say(f"{repo} was copied from {origin}; its registry {path} is made anew.")
+        path.unlink()
 
 
 def endpoints(store: FeatureStore) -> dict[str, tuple[str, int]]:

@@ -85,6 +85,14 @@ def test_size_of_a_series_only_shows_in_its_unit() -> None:
     assert after.row_NF[0, 0] > before.row_NF[0, 0]
 
 
+def test_a_constant_column_stays_small() -> None:
+    """Equal numbers whose deviation is a rounding error do not blow another value up."""
+    constant = _with(TRAIN, "weather", [0.1] * len(TRAIN))
+    encoder = fit(COLUMNS, constant, KNOWN)
+    other = _with(ROWS.slice(0, 1), "weather", [0.2])
+    assert np.abs(encoder.encode(other, KNOWN).row_NF[0, -1]) < 1
+
+
 def test_text_that_is_not_categorical_is_refused() -> None:
     """A text feature outside `categorical` is named, with the key that would take it."""
     columns = COLUMNS.model_copy(update={"categorical": ("shop", "holiday")})

@@ -202,6 +202,30 @@ def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     assert ["epoch-0003", "epoch-0004"] == sorted(p.name[:10] for p in tmp_path.iterdir())
 
 
+@pytest.mark.distributed
+def test_fresh_run_forgets_earlier_checkpoints(snapshot: Snapshot, tmp_path: Path) -> None:
+    """A run that starts over keeps its own checkpoints, and the caller's signal handlers stay."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    recipe = tiny_recipe(tmp_path, 3)
+    first = train(recipe, snapshot, tmp_path / "artifacts")
+    folder = tmp_path / "artifacts" / "runs" / first.path.name
+    for stale in list(folder.glob("epoch-*")):
+        stale.rename(folder / stale.name.replace("epoch-000", "epoch-010"))
+    again = train(recipe, snapshot, tmp_path / "artifacts", fresh=True)
+    assert ["epoch-0002", "epoch-0003"] == sorted(p.name[:10] for p in folder.glob("epoch-*"))
+    assert not again.cached
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_worker_leaves_when_its_launcher_is_gone(tmp_path: Path) -> None:
+    """A worker that starts after its launcher has died writes nothing."""
+    command = [sys.executable, "-m", "feastrain.training.run", "--launcher", "1"]
+    for name in ("recipe", "snapshot", "run", "bundle"):
+        command += [f"--{name}", str(tmp_path / name)]
+    assert 1 == subprocess.run(command, check=False).returncode
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
     """A checkpoint made from another recipe names what differs and how to start over."""
     save(tmp_path, _checkpoint(1))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import os
+import signal
 import sys
+import threading
 import uuid
 from typing import TYPE_CHECKING
 
@@ -51,12 +54,29 @@ def run_here(arguments: list[str], processes: int, folder: Path) -> None:
     with _alone_in(folder):
         (folder / FAILURE).unlink(missing_ok=True)
         try:
-            elastic_launch(config, sys.executable)("-m", "feastrain.training.run", *arguments)
-        except SignalException as signal:
+            command = ("-m", "feastrain.training.run", *arguments, "--launcher", str(os.getpid()))
+            with _signals_restored():
+                elastic_launch(config, sys.executable)(*command)
+        except SignalException as stopped:
             message = "asked to stop; the same command resumes from the last checkpoint"
-            raise InterruptedRun(message) from signal
+            raise InterruptedRun(message) from stopped
         except ChildFailedError as failed:
             raise _error_of(failed, folder) from failed
+
+
+@contextlib.contextmanager
+def _signals_restored() -> Iterator[None]:
+    """Put back the handlers that torchrun's agent replaces and leaves replaced."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

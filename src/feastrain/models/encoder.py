@@ -242,11 +242,13 @@ def fit(columns: FeatureColumns, rows: pa.Table, known: pa.Table) -> Encoder:
 def _fit_number(name: str, values: NDArray[np.float64], *, in_units: bool) -> Number:
     seen = values[np.isfinite(values)]
     deviation = float(seen.std()) if len(seen) else 1.0
+    mean = float(seen.mean()) if len(seen) else 0.0
     return Number(
         name=name,
         in_units=in_units,
-        mean=float(seen.mean()) if len(seen) else 0.0,
-        deviation=deviation if deviation > 0 else 1.0,
+        mean=mean,
+        # Equal numbers have a deviation of rounding errors, not of zero.
+        deviation=deviation if deviation > 1e-9 * abs(mean) else 1.0,
         may_miss=len(seen) < len(values),
     )
 

@@ -113,6 +113,13 @@ def sweep(folder: Path) -> None:
         partial.unlink()
 
 
+def discard(folder: Path) -> None:
+    """Remove every checkpoint of a run that starts over."""
+    sweep(folder)
+    for path in _newest_first(folder):
+        path.unlink()
+
+
 def _newest_first(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("epoch-*.safetensors") if NAME.fullmatch(path.name)]
     return sorted(found, reverse=True)

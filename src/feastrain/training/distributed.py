@@ -89,11 +89,13 @@ def ranks() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def die_with_parent() -> None:
+def die_with_parent(launcher: int | None) -> None:
     """Ask the kernel to kill this process when the one that started it dies (Linux).
 
     A worker that outlived a killed launcher would go on writing to a run that another has
-    resumed.
+    resumed. One whose `launcher` died before this call leaves at once.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if launcher is not None and os.getppid() != launcher:
+        sys.exit(1)

@@ -64,6 +64,8 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
     """
     encoder, train_rows, validation_rows = encode(snapshot, here)
     fit = Fit(recipe, encoder, here, _identity(recipe, snapshot, here))
+    if fresh and here.leads:
+        checkpoints.discard(folder)
     earlier = None if fresh else checkpoints.newest(folder, fit.identity)
     if earlier is not None:
         fit.restore(earlier)
@@ -271,8 +273,9 @@ def main() -> None:
     for name in ("recipe", "snapshot", "run", "bundle"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--launcher", type=int, metavar="PID", help="leave when it is gone")
     asked = parser.parse_args()
-    die_with_parent()
+    die_with_parent(asked.launcher)
     asked.run.mkdir(parents=True, exist_ok=True)
     try:
         recipe, snapshot = load_recipe(asked.recipe), Snapshot.open(asked.snapshot)

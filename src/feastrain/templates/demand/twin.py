@@ -338,6 +338,6 @@ def _with_returns(rng: Generator, sales_SW: Floats, observed_SW: Flags, sparse_S
     order[~observed_SW] = -1
     returned = np.argsort(-order, axis=None, kind="stable")[: round(RETURNS * observed_SW.sum())]
     amounts = np.minimum(np.exp(rng.normal(2.8, 1.4, len(returned))), 4_990) + 0.01
-    result = np.round(np.maximum(sales_SW, 0.01), 2)
+    result: Floats = np.maximum(sales_SW, 0.01).round(2)
     result.ravel()[returned] = -np.round(amounts, 2)
     return result

@@ -16,7 +16,9 @@ from feastrain.errors import UsageError
 class Settings(BaseSettings):
     """The settings of this machine; see each field for what it is for."""
 
-    model_config = SettingsConfigDict(env_prefix="FEASTRAIN_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="FEASTRAIN_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
 
     artifacts: Path = Path("artifacts")
     """Folder of snapshots, runs, bundles and forecasts; relative to the project."""

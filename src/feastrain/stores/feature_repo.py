@@ -58,7 +58,9 @@ def apply_repo(repo: Path, stamp: Path) -> bool:
         ProjectError: a file of the repo cannot be run, or Feast refuses what it defines.
     """
     root = repo.resolve()
-    before = json.loads(stamp.read_text()) if stamp.is_file() else {}
+    before: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):  # a stamp of another version is none
+        before = json.loads(stamp.read_text())
     if before and before["root"] != str(root):
         _forget_copied_registry(repo, before["root"])
     store = open_store(repo)

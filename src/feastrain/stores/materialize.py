@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from feastrain.artifacts import fingerprint
+from feastrain.artifacts import fingerprint, write_json
 from feastrain.errors import UsageError
 from feastrain.stores.feature_repo import quiet_offline_store
 
@@ -38,9 +39,16 @@ def materialize(
         UsageError: the online store holds later values; it cannot go back in time.
     """
     done = [store.get_feature_view(name).most_recent_end_time for name in views]
-    written = fingerprint(state, as_of.isoformat(), _where(store))
-    if all(end == as_of for end in done) and stamp.is_file() and stamp.read_text() == written:
+    where = fingerprint(_where(store))
+    now = {"as_of": as_of.isoformat(), "where": where, "state": fingerprint(state)}
+    before: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):  # a stamp of another version is none
+        before = json.loads(stamp.read_text())
+    if all(end == as_of for end in done) and before == now:
         return True
+    # A registry that was made anew does not know what its online store holds; the stamp does.
+    if before and before["where"] == where:
+        done.append(datetime.fromisoformat(before["as_of"]))
     latest = max((end for end in done if end is not None), default=as_of)
     if latest > as_of:
         message = (
@@ -53,7 +61,7 @@ def materialize(
     with quiet_offline_store(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         store.materialize(start_date=BEGINNING, end_date=as_of, feature_views=views)
     stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.write_text(written)
+    write_json(stamp, now)
     return False
 
 

@@ -141,7 +141,7 @@ def test_no_more_series_than_the_settings_allow(client: AppClient) -> None:
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_large_body_is_refused_before_it_is_parsed(client: AppClient, announced: bool) -> None:  # noqa: FBT001
+def test_a_large_body_is_refused_before_it_is_parsed(client: AppClient, announced: bool) -> None:
     """Whether its length is announced, or counted as it comes in."""
     body = b'{"series": ' + b"[" * 4000
 

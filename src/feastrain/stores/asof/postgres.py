@@ -1,0 +1,203 @@
+"""PostgreSQL sources: read and written in bulk, as Arrow over binary COPY, by a bounded pool."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feastrain.errors import DataError, FeastrainError, ProjectError, UsageError
+
+try:
+    import adbc_driver_manager
+    import adbc_driver_postgresql.dbapi
+    from psycopg.conninfo import make_conninfo
+    from sqlalchemy import event
+    from sqlalchemy.exc import DisconnectionError
+    from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+    from sqlalchemy.pool import QueuePool
+except ImportError as error:
+    MESSAGE = f"PostgreSQL sources need {error.name}: pip install 'feastrain[postgres]'"
+    raise ProjectError(MESSAGE) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from feastrain.stores.asof.source import Window, WriteMode
+
+POOL_WAIT_SECONDS = 30.0
+CONNECT_SECONDS = 10
+TLS_KEYS = {"sslkey": "sslkey_path", "sslcert": "sslcert_path", "sslrootcert": "sslrootcert_path"}
+
+
+class PostgresTable:
+    """The wanted columns of a PostgreSQL table or query, read once, numbered from 0."""
+
+    def __init__(
+        self, source: Any, config: Any, columns: Sequence[str], window: Window | None
+    ) -> None:
+        """Read the source.
+
+        Args:
+            source: Feast's description of it.
+            config: where the server is.
+            columns: what is read; none reads all.
+            window: event timestamps that matter.
+
+        Raises:
+            DataError: the server refuses the query.
+            FeastrainError: the server cannot be reached.
+        """
+        chosen = ", ".join(_quoted(name) for name in columns) or "*"
+        statement = f"SELECT {chosen} FROM {source.get_table_query_string_with_alias()}"  # noqa: S608 - quoted
+        if window is not None:
+            column = _quoted(window.column)
+            bounds = [f"{column} <= '{window.last.isoformat()}'::timestamptz"]
+            if window.first is not None:
+                bounds.append(f"{column} >= '{window.first.isoformat()}'::timestamptz")
+            statement += f" WHERE {' AND '.join(bounds)}"
+        self._table = fetch(config, statement)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self._table)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Every column that was read."""
+        return self._table.schema
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Return some columns of every row."""
+        return self._table.select(list(names))
+
+    def rows_at(self, names: Sequence[str], positions: NDArray[np.int64]) -> list[pa.ChunkedArray]:
+        """Return some columns of the rows at `positions`; null where a position is -1."""
+        indices = pa.array(positions, mask=positions < 0)
+        return [self._table[name].combine_chunks().take(indices) for name in names]
+
+
+def fetch(config: Any, statement: str) -> pa.Table:
+    """Return what a query yields, in one binary COPY.
+
+    Raises:
+        DataError: the server refuses the query.
+        FeastrainError: the server cannot be reached, or no connection is free.
+    """
+    with _cursor(config) as cursor:
+        cursor.execute(statement)
+        return _plain(cursor.fetch_arrow_table())
+
+
+def write(config: Any, destination: Any, table: pa.Table, mode: WriteMode) -> None:
+    """Write rows to a source's table, all or none, in one binary COPY.
+
+    Raises:
+        UsageError: the source is a query.
+        DataError: the rows do not fit the table, or one stands where it was to be created.
+    """
+    name = destination.get_table_query_string()
+    if name.startswith("("):
+        message = f"source {destination.name!r} is a query; only a table can be written to"
+        raise UsageError(message)
+    schema, _, bare = name.rpartition(".")
+    with _cursor(config) as cursor:
+        cursor.adbc_ingest(
+            bare.strip('"'), table, mode=mode, db_schema_name=schema.strip('"') or None
+        )
+
+
+@contextlib.contextmanager
+def _cursor(config: Any) -> Iterator[Any]:
+    """Lend a cursor of the server's pool; what it did is committed when the block ends well."""
+    address = f"PostgreSQL at {config.host}:{config.port}/{config.database}"
+    try:
+        connection = _pool(_conninfo(config), int(config.max_conn)).connect()
+    except PoolTimeoutError as error:
+        message = f"{address}: no connection is free after {POOL_WAIT_SECONDS:.0f} s; try again"
+        raise FeastrainError(message) from error
+    except adbc_driver_manager.Error as error:
+        message = f"{address} cannot be reached: {_one_line(error)}"
+        raise FeastrainError(message) from error
+    try:
+        with connection.cursor() as cursor:
+            yield cursor
+        connection.commit()
+    except adbc_driver_manager.OperationalError as error:
+        connection.invalidate()
+        message = f"{address} failed: {_one_line(error)}"
+        raise FeastrainError(message) from error
+    except adbc_driver_manager.Error as error:
+        connection.rollback()
+        message = f"{address} refuses: {_one_line(error)}"
+        raise DataError(message) from error
+    finally:
+        connection.close()
+
+
+@lru_cache(maxsize=8)
+def _pool(conninfo: str, size: int) -> QueuePool:
+    """Return the connections of one server, `size` at most, each used for an hour at most."""
+    pool = QueuePool(
+        lambda: adbc_driver_postgresql.dbapi.connect(conninfo),
+        pool_size=size,
+        max_overflow=0,
+        timeout=POOL_WAIT_SECONDS,
+        recycle=3600,
+    )
+    event.listen(pool, "checkout", _ping)
+    return pool
+
+
+def _ping(connection: Any, _record: object, _proxy: object) -> None:
+    """Make the pool replace a connection that the server has closed meanwhile."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        connection.rollback()
+    except adbc_driver_manager.Error as error:
+        raise DisconnectionError from error
+
+
+def _conninfo(config: Any) -> str:
+    search_path = ",".join(dict.fromkeys([config.db_schema or config.user, "public"]))
+    options = {
+        "host": config.host,
+        "port": config.port,
+        "dbname": config.database,
+        "user": config.user,
+        "password": config.password,
+        "sslmode": config.sslmode,
+        "connect_timeout": CONNECT_SECONDS,
+        "keepalives_idle": config.keepalives_idle,
+        "application_name": "feastrain",
+        "options": f"-c search_path={search_path} -c TimeZone=UTC",
+        **{key: getattr(config, name) for key, name in TLS_KEYS.items()},
+    }
+    return make_conninfo("", **{key: value for key, value in options.items() if value is not None})
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Return numeric columns, which Arrow has no such type for, as doubles."""
+    for place, field in enumerate(table.schema):
+        if isinstance(field.type, pa.BaseExtensionType):
+            text = table[field.name].cast(field.type.storage_type)
+            number = field.type.type_name == "numeric"
+            column = pc.cast(text, pa.float64()) if number else text
+            table = table.set_column(place, field.name, column)
+    return table
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

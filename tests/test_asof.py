@@ -1,0 +1,173 @@
+"""The point-in-time join: what it answers is what plain Python says, for any rows and facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feastrain.errors import DataError
+from feastrain.stores.asof.columns import as_times, comparable, unit_of
+from feastrain.stores.asof.index import NEVER, AsofIndex, Times
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+Key = tuple[int | None, str | None]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One row of a source: hours since the start, or None."""
+
+    key: Key
+    event: int | None
+    created: int | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One entity row."""
+
+    key: Key
+    at: int | None
+
+
+def oracle(facts: Sequence[Fact], row: Asked, ttl: int | None, *, lenient: bool) -> int | None:
+    """Say in plain Python which fact a row reads: its position, or None."""
+    best = None
+    for place, fact in enumerate(facts):
+        if None in (fact.event, row.at, *row.key) or fact.key != row.key or fact.event > row.at:
+            continue
+        if not lenient and (fact.created is None or fact.created > row.at):
+            continue
+        order = (fact.event, -1 if fact.created is None else fact.created, place)
+        best = order if best is None else max(best, order)
+    if best is None or (ttl is not None and row.at - best[0] > ttl):
+        return None
+    return best[2]
+
+
+hours = st.integers(0, 12)
+keys = st.tuples(st.sampled_from([1, 11, None]), st.sampled_from(["1", "11", "", None]))
+facts = st.lists(
+    st.builds(Fact, keys, hours | st.none(), hours | st.just(3) | st.none()), max_size=30
+)
+asked = st.lists(st.builds(Asked, keys, st.integers(-2, 14) | st.none()), max_size=30)
+
+
+def stamps(values: Sequence[int | None], kind: pa.DataType) -> pa.Array:
+    """Hours since the start as timestamps."""
+    moments = [None if value is None else START + value * HOUR for value in values]
+    return pa.array(moments, pa.timestamp("us", "UTC")).cast(pa.timestamp("us")).cast(kind)
+
+
+KINDS = st.sampled_from([pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ms")])
+
+
+def columns_of(rows: Sequence[Fact | Asked], swap: bool) -> dict[str, pa.Array]:
+    """The key columns of facts or rows."""
+    return {
+        "number": pa.array([row.key[0] for row in rows], pa.int32() if swap else pa.int64()),
+        "name": pa.array([row.key[1] for row in rows], pa.string() if swap else pa.large_string()),
+    }
+
+
+@given(facts, asked, st.none() | st.integers(1, 6), st.booleans(), KINDS, KINDS)
+@settings(max_examples=300, deadline=None)
+def test_the_search_finds_what_plain_python_finds(
+    facts: list[Fact],
+    asked: list[Asked],
+    ttl: int | None,
+    lenient: bool,
+    stored: pa.DataType,
+    wanted: pa.DataType,
+) -> None:
+    """For any keys, times, ties, late creations and nulls, in any row order."""
+    times = [pa.chunked_array([stamps([f.event for f in facts], stored)])]
+    times.append(pa.chunked_array([stamps([f.created for f in facts], stored)]))
+    at = pa.chunked_array([stamps([row.at for row in asked], wanted)])
+    unit = unit_of(*times, at)
+    theirs = [pa.chunked_array([c]) for c in columns_of(facts, swap=True).values()]
+    ours = [pa.chunked_array([c]) for c in columns_of(asked, swap=False).values()]
+    pairs = [comparable(o, t, "key") for o, t in zip(ours, theirs, strict=True)]
+    index = AsofIndex(
+        [pair[1] for pair in pairs],
+        Times(*(as_times(column, unit, "time") for column in times)),
+        lenient=lenient,
+    )
+    oldest = None if ttl is None else ttl * 3600 * 10**6
+    found = index.find([pair[0] for pair in pairs], as_times(at, unit, "time"), oldest)
+    expected = [oracle(facts, row, ttl, lenient=lenient) for row in asked]
+    assert expected == [None if place < 0 else place for place in found.tolist()]
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_keys_and_times_too_many_for_one_number_are_numbered_anew(data: st.DataObject) -> None:
+    """Three columns of sparse keys and microsecond times find what a dictionary finds."""
+    seed = data.draw(st.integers(0, 2**32))
+    rng = np.random.default_rng(seed)
+    rows = 3000
+    keys = rng.integers(0, 2**60, (rows, 3))
+    event = rng.integers(-(2**55), 2**55, rows)
+    columns = [pa.chunked_array([pa.array(column)]) for column in keys.T]
+    index = AsofIndex(columns, Times(event), lenient=False)
+    assert list(range(rows)) == index.find(columns, event).tolist()
+    assert [-1] * rows == index.find(columns, event - 1).tolist()
+    other = [*columns[:2], pa.chunked_array([pa.array(keys[:, 2] + 1)])]
+    assert [-1] * rows == index.find(other, event).tolist()
+
+
+def test_nanoseconds_are_not_rounded() -> None:
+    """A fact one nanosecond after the row is not read, and one at the row's time is."""
+    kind = pa.timestamp("ns")
+    event = pa.chunked_array([pa.array([1001, 2001], kind)])
+    at = pa.chunked_array([pa.array([1000, 1001, 2000, 2001], kind)])
+    unit = unit_of(event, at)
+    index = AsofIndex([], Times(as_times(event, unit, "event")), lenient=False)
+    assert [-1, 0, 0, 1] == index.find([], as_times(at, unit, "at")).tolist()
+
+
+def test_time_zones_are_one_instant() -> None:
+    """A time in New York is the same as in UTC, and one without a zone is UTC."""
+    instant = pa.chunked_array([pa.array([START], pa.timestamp("us", "UTC"))])
+    expected = as_times(instant, "us", "time").tolist()
+    for kind in (pa.timestamp("s", "America/New_York"), pa.timestamp("ns", "Asia/Kolkata")):
+        assert expected == as_times(instant.cast(kind), "us", "time").tolist()
+    assert expected == as_times(pc.local_timestamp(instant), "us", "time").tolist()
+    assert [expected[0], NEVER] == as_times(
+        pa.chunked_array([pa.array([START.date(), None])]), "us", "time"
+    ).tolist()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        (pa.array([1.5]), pa.array([1]), "fractions"),
+        (pa.array(["1"]), pa.array([1]), "cast one of them"),
+        (pa.array([True]), pa.array(["1"]), "cast one of them"),
+    ],
+)
+def test_keys_that_do_not_compare_are_refused(
+    ours: pa.Array, theirs: pa.Array, message: str
+) -> None:
+    """A key is never matched by the text of another type."""
+    with pytest.raises(DataError, match=f"key.*{message}"):
+        comparable(pa.chunked_array([ours]), pa.chunked_array([theirs]), "key")
+
+
+def test_integers_that_pandas_made_floats_are_integers() -> None:
+    """A null among integer keys makes pandas a column of floats; they match all the same."""
+    ours = pa.chunked_array([pa.array([1.0, np.nan, None, 3.0])])
+    cast, _ = comparable(ours, pa.chunked_array([pa.array([3], pa.int16())]), "key")
+    assert [1, None, None, 3] == cast.to_pylist()

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from feastrain.dataset.labels import TIMESTAMP
 from feastrain.errors import DataError
-from feastrain.stores.feature_repo import quiet_offline_store
+from feastrain.stores.feature_repo import quiet_offline_store, takes_arrow
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -74,29 +74,46 @@ def steps_ahead(groups: pa.Table, recipe: Recipe) -> pa.Table:
 
 
 def _historical(store: FeatureStore, features: tuple[str, ...], wanted: pa.Table) -> pa.Table:
-    keys = wanted.column_names
-    order = [(name, "ascending") for name in keys]
-    numbered = wanted.append_column("row_number", pa.array(np.arange(len(wanted)))).sort_by(order)
-    entity_df = wanted.to_pandas(types_mapper=None)
-    entity_df["event_timestamp"] = pd.to_datetime(entity_df["event_timestamp"], utc=True)
+    """Ask the offline store, and make sure that it answers the rows it was asked for, in order."""
     with quiet_offline_store():
         answer = store.get_historical_features(
-            entity_df=entity_df,
+            entity_df=wanted if takes_arrow(store) else _as_pandas(wanted),
             features=list(features),
             filter_by_created_timestamp=True,
         ).to_arrow()
+    keys = wanted.column_names
     position = answer.schema.get_field_index("event_timestamp")
     stamps = answer["event_timestamp"].cast(TIMESTAMP)
-    answer = answer.set_column(position, "event_timestamp", stamps).sort_by(order)
-    if len(answer) != len(wanted) or not answer.select(keys).equals(
-        numbered.select(keys).cast(answer.select(keys).schema)
-    ):
+    answer = answer.set_column(position, "event_timestamp", stamps)
+    names = [reference.split(":", 1)[1] for reference in features]
+    return _in_order(answer.select([*keys, *names]), wanted)
+
+
+def _as_pandas(wanted: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = wanted.to_pandas()
+    frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True)
+    return frame
+
+
+def _in_order(answer: pa.Table, wanted: pa.Table) -> pa.Table:
+    """Return the rows of an answer in the order of the entity rows.
+
+    Raises:
+        DataError: they are not the same rows.
+    """
+    keys = wanted.column_names
+    answered = answer.select(keys)
+    if answered.equals(wanted.cast(answered.schema)):
+        return answer
+    order = [(name, "ascending") for name in keys]
+    numbered = wanted.append_column("row_number", pa.array(np.arange(len(wanted)))).sort_by(order)
+    answer = answer.sort_by(order)
+    if not answer.select(keys).equals(numbered.select(keys).cast(answered.schema)):
         message = (
             f"the offline store answered {len(answer):,} rows that are not the {len(wanted):,} "
-            "entity rows it was asked for; use another offline store"
+            "entity rows it was asked for; use feastrain.stores.asof.AsofOfflineStore"
         )
         raise DataError(message)
     back = np.empty(len(wanted), dtype=np.int64)
     back[numbered["row_number"].to_numpy()] = np.arange(len(wanted))
-    names = [reference.split(":", 1)[1] for reference in features]
-    return answer.select([*keys, *names]).take(pa.array(back)).combine_chunks()
+    return answer.take(pa.array(back)).combine_chunks()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+ASOF = "feastrain.stores.asof.AsofOfflineStore"
+
 
 def open_store(repo: Path) -> FeatureStore:
     """Open the feature store that `repo/feature_store.yaml` describes.
@@ -105,6 +107,11 @@ def endpoints(store: FeatureStore) -> dict[str, tuple[str, int]]:
             name, _, number = address.rpartition(":")
             found[f"{what} ({config.type})"] = (name, int(number))
     return found
+
+
+def takes_arrow(store: FeatureStore) -> bool:
+    """Tell whether the offline store reads an entity frame as an Arrow table."""
+    return str(store.config.offline_store.type) == ASOF
 
 
 @contextlib.contextmanager

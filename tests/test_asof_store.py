@@ -370,6 +370,23 @@ def test_row_groups_out_of_time_are_not_read(tmp_path: Path) -> None:
     assert [45, None, 23] == taken.to_pylist()
 
 
+def test_row_groups_of_other_keys_are_not_read(tmp_path: Path) -> None:
+    """A frame of a few shops reads the row groups that can hold them."""
+    columns = {
+        "shop": pa.array([n // 10 for n in range(100)]),
+        "warmth": pa.array([float(n) for n in range(100)]),
+        "event": hours(*range(100)),
+        "created": hours(*range(100)),
+    }
+    path = write(tmp_path / "weather.parquet", columns, row_group_size=10)
+    store = make_store(tmp_path / "repo", [shop, weather_view(path)])
+    entities = pa.table({"shop": [4, None, 5], "event_timestamp": hours(99, 99, 54)})
+    job = store.get_historical_features(entity_df=entities, features=FEATURES[2:])
+    assert [49.0, None, 54.0] == job.to_arrow()["warmth"].to_pylist()
+    (found,) = job._rows._searched  # noqa: SLF001 - what was read is told by no value
+    assert 20 == found.source.rows
+
+
 def test_a_saved_dataset_keeps_the_label(store: FeatureStore, tmp_path: Path) -> None:
     """Every column of the entity frame is in the file; an old one is not overwritten unasked."""
     path = tmp_path / "saved.parquet"

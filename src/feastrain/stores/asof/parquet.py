@@ -55,8 +55,8 @@ class ParquetTable:
         near = None if window is None else window.overlaps(self._dataset.schema)
         self._groups = [
             group
-            for fragment in self._dataset.get_fragments()
-            for group in fragment.split_by_row_group(near)
+            for fragment in self._dataset.get_fragments(near)
+            for group in fragment.split_by_row_group(near, self._dataset.schema)
         ]
         sizes = [sum(part.num_rows for part in group.row_groups) for group in self._groups]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])

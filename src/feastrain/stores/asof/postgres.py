@@ -57,11 +57,7 @@ class PostgresTable:
         chosen = ", ".join(_quoted(name) for name in columns) or "*"
         statement = f"SELECT {chosen} FROM {source.get_table_query_string_with_alias()}"  # noqa: S608 - quoted
         if window is not None:
-            column = _quoted(window.column)
-            bounds = [f"{column} <= '{window.last.isoformat()}'::timestamptz"]
-            if window.first is not None:
-                bounds.append(f"{column} >= '{window.first.isoformat()}'::timestamptz")
-            statement += f" WHERE {' AND '.join(bounds)}"
+            statement += f" WHERE {' AND '.join(_bounds(window))}"
         self._table = fetch(config, statement)
 
     @property
@@ -182,6 +178,16 @@ def _conninfo(config: Any) -> str:
         **{key: getattr(config, name) for key, name in TLS_KEYS.items()},
     }
     return make_conninfo("", **{key: value for key, value in options.items() if value is not None})
+
+
+def _bounds(window: Window) -> Iterator[str]:
+    column = _quoted(window.column)
+    yield f"{column} <= '{window.last.isoformat()}'::timestamptz"
+    if window.first is not None:
+        yield f"{column} >= '{window.first.isoformat()}'::timestamptz"
+    for key, (least, greatest) in window.keys.items():
+        if isinstance(least, int):
+            yield f"{_quoted(key)} BETWEEN {least} AND {greatest}"
 
 
 def _plain(table: pa.Table) -> pa.Table:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from feastrain.errors import UsageError
 from feastrain.stores.asof.columns import as_times, comparable, unit_of
 from feastrain.stores.asof.index import AsofIndex, Times
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import numpy as np
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from feastrain.stores.asof.columns import Unit
@@ -149,7 +151,21 @@ class PointInTimeRows:
         oldest = None
         if all(ages) and max(filter(None, ages)) < first - first.min.replace(tzinfo=first.tzinfo):
             oldest = first - max(filter(None, ages))
-        return Window(joins[0].event_timestamp, oldest, last + timedelta(microseconds=1))
+        until = last + timedelta(microseconds=1)
+        return Window(joins[0].event_timestamp, oldest, until, self._key_bounds(joins))
+
+    def _key_bounds(self, joins: list[ViewJoin]) -> dict[str, tuple[Any, Any]]:
+        """Return the least and greatest value of every join key that all views on a source have."""
+        bounds: dict[str, tuple[Any, Any]] = {}
+        for key in set.intersection(*(set(join.keys) for join in joins)):
+            wanted = [self.frame.table[join.keys[key]] for join in joins]
+            if all(map(_orders, wanted)):
+                ends = [pc.min_max(column).as_py() for column in wanted if len(column)]
+                least = [end["min"] for end in ends if end["min"] is not None]
+                greatest = [end["max"] for end in ends if end["max"] is not None]
+                if least:
+                    bounds[key] = (min(least), max(greatest))
+        return bounds
 
     def _find(self, join: ViewJoin, source: SourceTable) -> _Found:
         read = source.columns(list(dict.fromkeys(join.key_and_time_columns)))
@@ -177,6 +193,13 @@ def _times(join: ViewJoin, stamps: list[pa.ChunkedArray], unit: Unit) -> Times:
         for stamp, name in zip(stamps, names, strict=False)
     )
     return Times(event, created[0] if created else None)
+
+
+def _orders(column: pa.ChunkedArray) -> bool:
+    kind = column.type
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    )
 
 
 def _identity(join: ViewJoin) -> str:

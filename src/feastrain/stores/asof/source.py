@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -39,26 +39,40 @@ class SourceTable(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """The event timestamps that can matter: from `first` (None for any) to `last`, inclusive."""
+    """The rows of a source that can matter, roughly: what lies outside need not be read."""
 
     column: str
+    """Of the event timestamps."""
     first: datetime | None
+    """Earliest event timestamp; None for any."""
     last: datetime
+    keys: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Least and greatest value of a join key, by its column."""
 
-    def overlaps(self, schema: pa.Schema) -> ds.Expression | None:
-        """Return what is true of every row in the window, in the type of its column."""
-        if self.column not in schema.names:
-            return None
-        kind = schema.field(self.column).type
-        if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-            return None
-        near = ds.field(self.column) <= _scalar(self.last, kind)
-        if self.first is not None:
-            near &= ds.field(self.column) >= _scalar(self.first, kind)
+    def overlaps(self, schema: pa.Schema) -> ds.Expression:
+        """Return what is true of every row that can matter, in the types of the columns."""
+        bounds = dict(self.keys)
+        if self.column in schema.names and pa.types.is_temporal(schema.field(self.column).type):
+            bounds[self.column] = (self.first, self.last)
+        near = ds.scalar(True)  # noqa: FBT003 - the value itself
+        for column, (least, greatest) in bounds.items():
+            kind = schema.field(column).type if column in schema.names else None
+            for value, above in ((least, True), (greatest, False)):
+                bound = None if kind is None else _scalar(value, kind)
+                if bound is not None:
+                    near &= ds.field(column) >= bound if above else ds.field(column) <= bound
         return near
 
 
-def _scalar(moment: datetime, kind: pa.DataType) -> Any:
-    zone = getattr(kind, "tz", None)
-    instant = pa.scalar(moment, pa.timestamp("us", "UTC"))
-    return instant.cast(pa.timestamp("us", zone)).cast(kind, safe=False)
+def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar | None:
+    """Return a bound in the type of its column, None where that cannot hold it."""
+    if isinstance(value, datetime) and pa.types.is_temporal(kind):
+        instant = pa.scalar(value, pa.timestamp("us", "UTC"))
+        return instant.cast(pa.timestamp("us", getattr(kind, "tz", None))).cast(kind, safe=False)
+    comparable = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
+    if value is None or not any(like(kind) for like in comparable):
+        return None
+    try:
+        return pa.scalar(value).cast(kind)
+    except pa.ArrowInvalid:
+        return None

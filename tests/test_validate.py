@@ -1,51 +1,196 @@
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
-from feastrain.dataset.validate import require, validate
+from feastrain.dataset.checks import TrainingSet
+from feastrain.dataset.validate import validate
+from feastrain.dataset.verdict import Verdict, require, say_example
 from feastrain.errors import ExpectationError, RecipeError
-from feastrain.recipe import Expectation
+from feastrain.expectations import Expectation
+from feastrain.recipe import FeatureColumns
 
-TABLE = pa.table({"size": [1.0, 5.0, None, 90.0], "kind": ["A", "B", "A", "Z"]})
+START = datetime(2024, 1, 5, tzinfo=UTC)
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+COLUMNS = FeatureColumns(
+    entities=("shop",),
+    static=(),
+    observed=("size", "kind"),
+    stepped=(),
+    known_ahead=("holiday",),
+    known_keys=(),
+    categorical=(),
+    label_units=(),
+    unit=(),
+    horizon=1,
+)
 
 
-def _failures(**expectation: object) -> list[tuple[int, tuple[str, ...]]]:
-    asked = (Expectation.model_validate(expectation),)
-    return [(v.failures, v.examples) for v in validate([TABLE], asked)]
+def training_set(**columns: Any) -> TrainingSet:
+    """Rows of one shop, week after week, with the given columns."""
+    length = len(next(iter(columns.values())))
+    weeks = pa.array([START + timedelta(weeks=week) for week in range(length)], TIMESTAMP)
+    rows = pa.table({"shop": [7] * length, "event_timestamp": weeks} | columns)
+    known = pa.table({"event_timestamp": weeks, "step": [1] * length, "holiday": [""] * length})
+    now = START + timedelta(weeks=length)
+    return TrainingSet(rows, known, COLUMNS, timedelta(weeks=1), now)
+
+
+SMALL = training_set(size=[1.0, 5.0, None, 90.0], kind=["A", "B", "A", "Z"])
+
+
+def verdicts_of(subject: TrainingSet, **expectation: object) -> list[Verdict]:
+    return validate(subject, (Expectation.model_validate(expectation),))
+
+
+def found(**expectation: object) -> list[tuple[int, list[Any]]]:
+    """Failures and the values of the examples, for every check."""
+    return [
+        (verdict.failures, [example["value"] for example in verdict.examples])
+        for verdict in verdicts_of(SMALL, **expectation)
+    ]
 
 
 def test_range_counts_the_values_outside_it() -> None:
     """A value beyond either bound fails; a null is no value."""
-    assert [(1, ("1.0",)), (1, ("90.0",))] == _failures(column="size", minimum=2, maximum=50)
+    assert [(1, [1.0]), (1, [90.0])] == found(column="size", minimum=2, maximum=50)
 
 
 def test_allowed_values_name_the_others() -> None:
     """A value that is not allowed is counted and shown."""
-    assert [(1, ("Z",))] == _failures(column="kind", allowed=["A", "B"])
+    assert [(1, ["Z"])] == found(column="kind", allowed=["A", "B"])
 
 
 def test_null_share_counts_the_nulls_when_there_are_too_many() -> None:
     """Nulls up to the share hold; beyond it every null fails."""
-    assert [(0, ())] == _failures(column="size", max_null_fraction=0.25)
-    assert [1] == [count for count, _ in _failures(column="size", max_null_fraction=0.2)]
+    assert [(0, [])] == found(column="size", max_null_fraction=0.25)
+    assert [(1, [None])] == found(column="size", max_null_fraction=0.2)
+
+
+def test_an_example_is_the_row_and_its_value() -> None:
+    """An example names the entities, the cut-off and the value, in plain JSON values."""
+    (verdict,) = verdicts_of(SMALL, column="size", maximum=50)
+    key = {"shop": 7, "event_timestamp": "2024-01-26T00:00:00+00:00"}
+    assert [{"key": key, "value": 90.0}] == verdict.to_json()["examples"]
+    assert "shop 7, 2024-01-26T00:00:00+00:00: 90.0" == say_example(verdict.examples[0])
+
+
+FRESH = "2024-01-26T00:00:00+00:00, oldest allowed 2024-01-26T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("expectation", "holds", "told"),
+    [
+        ({"column": "size", "type": "float"}, True, "double"),
+        ({"column": "size", "type": "integer"}, False, "double"),
+        ({"column": "kind", "type": "string"}, True, "string"),
+        ({"column": "shop", "type": "integer"}, True, "int64"),
+        ({"column": "event_timestamp", "type": "timestamp"}, True, "timestamp[us, tz=UTC]"),
+        ({"column": "kind", "type": "boolean"}, False, "string"),
+        ({"column": "size", "mean": [30, 35]}, True, "32"),
+        ({"column": "size", "mean": [None, 31]}, False, "32"),
+        ({"column": "size", "quantiles": {0.5: [5, 5]}}, True, "5"),
+        ({"column": "size", "quantiles": {0.9: [None, 80]}}, False, "90"),
+        ({"rows": [4, None]}, True, "4"),
+        ({"rows": [None, 3]}, False, "4"),
+        ({"freshness_periods": 1}, True, FRESH),
+        ({"column": "holiday", "freshness_periods": 1}, True, FRESH),
+    ],
+)
+def test_a_check_of_the_whole_says_what_it_found(
+    expectation: dict[str, Any], *, holds: bool, told: str
+) -> None:
+    """Type, mean, quantile, row count and age look at one thing, and tell it either way."""
+    (verdict,) = verdicts_of(SMALL, **expectation)
+    assert (holds, told, 1) == (verdict.holds, verdict.found, verdict.rows)
+
+
+def test_freshness_of_a_column_is_of_its_newest_value() -> None:
+    """A feature that is no longer delivered is stale, however full it was before."""
+    subject = training_set(size=[1.0, 2.0, float("nan"), None])
+    (fresh,) = verdicts_of(subject, column="size", freshness_periods=3)
+    (stale,) = verdicts_of(subject, column="size", freshness_periods=2)
+    assert (True, False) == (fresh.holds, stale.holds)
+    (empty,) = verdicts_of(training_set(size=[None]), column="size", freshness_periods=9)
+    assert (False, "no value") == (empty.holds, empty.found)
+
+
+def test_rows_that_share_a_key_are_counted() -> None:
+    """Every row of a repeated key fails, and an example is the key and how often it is there.
+
+    A key with a null in it is no key.
+    """
+    subject = training_set(size=[1.0, 1.0, None, None, 3.0, 2.0, 3.0, 3.0])
+    (verdict,) = verdicts_of(subject, unique=["shop", "size"])
+    told = [
+        {"key": {"shop": 7, "size": 1.0}, "value": "2 rows"},
+        {"key": {"shop": 7, "size": 3.0}, "value": "3 rows"},
+    ]
+    assert (5, 8, told) == (verdict.failures, verdict.rows, list(verdict.examples))
+    (verdict,) = verdicts_of(subject, unique=["event_timestamp", "step"])
+    assert verdict.holds
 
 
 def test_a_broken_error_stops_and_a_broken_warning_does_not() -> None:
     """Severity decides whether the build stops; the message counts and shows."""
-    warned = Expectation(column="size", maximum=50, severity="warn")
-    require(validate([TABLE], (warned,)))
-    broken = Expectation(column="size", maximum=50)
-    with pytest.raises(ExpectationError, match=r"'size': <= 50 fails in 1 of 4 rows, e\.g\. 90"):
-        require(validate([TABLE], (broken,)))
+    require(verdicts_of(SMALL, column="size", maximum=50, severity="warn"))
+    told = r"'size': <= 50 fails in 1 of 4 rows, e\.g\. shop 7, 2024-01-26T00:00:00\+00:00: 90"
+    with pytest.raises(ExpectationError, match=told) as caught:
+        require(verdicts_of(SMALL, column="size", maximum=50))
+    assert 3 == caught.value.exit_code
+    with pytest.raises(ExpectationError, match=r"'size': mean <= 9 does not hold \(found 32\)"):
+        require(verdicts_of(SMALL, column="size", mean=[None, 9]))
 
 
 def test_a_column_of_failures_is_told_at_once() -> None:
-    """A column that fails throughout has its examples capped."""
-    table = pa.table({"x": [float(value) for value in range(400_000)]})
-    (verdict,) = validate([table], (Expectation(column="x", maximum=-1),))
-    assert (400_000, 5) == (verdict.failures, len(verdict.examples))
+    """A column that fails throughout is counted in full, and its examples are capped."""
+    length = 400_000
+    rows = pa.table({"shop": range(length), "x": [float(value) for value in range(length)]})
+    subject = TrainingSet(rows, SMALL.known, COLUMNS, timedelta(weeks=1), START)
+    (verdict,) = verdicts_of(subject, column="x", maximum=-1)
+    assert (length, 10) == (verdict.failures, len(verdict.examples))
+    again = TrainingSet(pa.concat_tables([rows, rows]), rows, COLUMNS, timedelta(weeks=1), START)
+    (verdict,) = verdicts_of(again, unique=["shop"])
+    assert (2 * length, 10) == (verdict.failures, len(verdict.examples))
 
 
-def test_unknown_column_is_a_recipe_error() -> None:
-    """An expectation on a column that is nowhere is the recipe's fault."""
-    with pytest.raises(RecipeError, match="no column 'sise'"):
-        validate([TABLE], (Expectation(column="sise", minimum=0),))
+@pytest.mark.parametrize(
+    ("expectation", "told"),
+    [
+        ({"column": "sise", "minimum": 0}, "no column 'sise'"),
+        ({"unique": ["shop", "dept"]}, "no column 'dept'"),
+        ({"unique": ["size", "holiday"]}, "no one table of the training set has size, holiday"),
+        ({"column": "kind", "minimum": 0}, "column 'kind' is string, no number"),
+        ({"column": "event_timestamp", "mean": [0, 1]}, "is timestamp.* no number"),
+    ],
+)
+def test_what_cannot_be_checked_is_a_recipe_error(expectation: dict[str, Any], told: str) -> None:
+    """An expectation on a column that is nowhere, or is no number, is the recipe's fault."""
+    with pytest.raises(RecipeError, match=told):
+        verdicts_of(SMALL, **expectation)
+
+
+@pytest.mark.parametrize(
+    ("expectation", "told"),
+    [
+        ({"column": "size"}, "of column 'size' checks nothing"),
+        ({"severity": "warn"}, "without a column checks nothing"),
+        ({"minimum": 0}, "minimum is about one column: name it as `column`"),
+        ({"column": "size", "rows": [1, 2]}, "rows is about the whole table"),
+        ({"column": "size", "minimum": 2, "maximum": 1}, r"the bounds \[2, 1\] hold nothing"),
+        ({"column": "size", "mean": [2, 1]}, r"the bounds \[2, 1\] hold nothing"),
+        ({"rows": [None, None]}, "bounds need a least or a greatest value"),
+        ({"column": "size", "allowed": []}, "at least 1 item"),
+        ({"column": "size", "quantiles": {1.5: [0, 1]}}, "less than or equal to 1"),
+        ({"column": "size", "type": "text"}, "Input should be 'integer'"),
+        ({"column": "size", "minimun": 0}, "Extra inputs"),
+    ],
+)
+def test_an_expectation_that_checks_nothing_is_refused(
+    expectation: dict[str, Any], told: str
+) -> None:
+    """No limit, a limit that nothing meets, or one in the wrong place does not pass as a check."""
+    with pytest.raises(ValidationError, match=told):
+        Expectation.model_validate(expectation)

@@ -9,12 +9,12 @@ import json
 import sys
 from datetime import UTC, datetime, time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from feastrain.errors import FeastrainError, UsageError
-from feastrain.project import Project
+from feastrain.project import Engine, Project
 from feastrain.version import __version__
 
 app = typer.Typer(
@@ -33,6 +33,13 @@ RecipeArgument = Annotated[
 ProjectOption = Annotated[
     Path, typer.Option("--project", "-C", help="The project folder.", metavar="DIR")
 ]
+SnapshotArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A snapshot: folder, fingerprint, or RECIPE[.previous].", metavar="SNAPSHOT"
+    ),
+]
+Part = Literal["train", "validation", "test", "all"]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 AsOfOption = Annotated[
     str | None,
@@ -114,6 +121,94 @@ def build(
         _show({"snapshot": str(snapshot.path), **snapshot.manifest}, as_json=True)
     else:
         show_verdicts(snapshot.manifest["verdicts"])
+
+
+@app.command()
+def validate(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    as_of: AsOfOption = None,
+    engine: Annotated[Engine, typer.Option(help="What checks; both give the same verdicts.")] = (
+        "pandera"
+    ),
+    export_gx: Annotated[
+        Path | None,
+        typer.Option(help="Write Great Expectations suites here instead.", metavar="DIR"),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the recipe's expectations on what build would publish; exit 3 if one breaks."""
+    from feastrain.dataset.verdict import require
+    from feastrain.report import show_verdicts
+
+    opened, moment = Project(project), _moment(as_of)
+    if export_gx is not None:
+        written = opened.export_gx(recipe, export_gx, moment)
+        _show({"suites": [str(path) for path in written]}, as_json=as_json)
+        return
+    verdicts = opened.validate(recipe, moment, engine)
+    told = [verdict.to_json() for verdict in verdicts]
+    if as_json:
+        _show(told, as_json=True)
+    else:
+        show_verdicts(told)
+    require(verdicts)
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    as_of: AsOfOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what build would do: rows, split, sources, memory, time; writes nothing."""
+    from feastrain.report import show_plan
+
+    planned = Project(project).plan(recipe, _moment(as_of))
+    if as_json:
+        _show(planned.to_json(), as_json=True)
+    else:
+        show_plan(planned)
+
+
+@app.command()
+def diff(
+    before: SnapshotArgument,
+    after: SnapshotArgument,
+    project: ProjectOption = Path(),
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why two snapshots differ: each input that changed, and what came of it."""
+    from feastrain.report import show_difference
+
+    difference = Project(project).diff(before, after)
+    if as_json:
+        _show(difference.to_json(), as_json=True)
+    else:
+        show_difference(difference)
+
+
+@app.command()
+def drift(
+    before: SnapshotArgument,
+    after: SnapshotArgument,
+    project: ProjectOption = Path(),
+    part: Annotated[Part, typer.Option(help="Which rows to compare.")] = "train",
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how far every feature moved between two snapshots, worst first."""
+    from feastrain.report import show_drift
+
+    moved = Project(project).drift(before, after, part)
+    if as_json:
+        _show(moved.to_json(), as_json=True)
+    else:
+        show_drift(moved, f"Drift of the {part} rows from {before} to {after}")
 
 
 @app.command()

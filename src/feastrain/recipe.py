@@ -14,9 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     ValidationError,
@@ -24,6 +22,8 @@ from pydantic import (
 )
 
 from feastrain.errors import LeakageError, RecipeError
+from feastrain.expectations import DriftLimits, Expectation  # noqa: TC001 - read by pydantic
+from feastrain.section import Count, Section
 
 Role = Literal["static", "observed", "known_ahead", "unused"]
 
@@ -49,15 +49,9 @@ def format_period(period: timedelta) -> str:
 
 
 Period = Annotated[timedelta, BeforeValidator(parse_period), PlainSerializer(format_period)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Transform(_Section):
+class Transform(Section):
     """How feature tables are made from raw tables: one SQL file run by DuckDB.
 
     Every `inputs/NAME.parquet` is the table `raw.NAME`; every table that the SQL makes in
@@ -69,7 +63,7 @@ class Transform(_Section):
     outputs: Path
 
 
-class Label(_Section):
+class Label(Section):
     """Where the labels are: a Parquet table outside the feature service.
 
     `column` is the value of the period that closes at the event timestamp; `weight`, where
@@ -85,7 +79,7 @@ class Label(_Section):
     event: str | None = None
 
 
-class Features(_Section):
+class Features(Section):
     """Which features of which service, and the role each view or feature plays.
 
     `roles` maps a feature view, or one feature of it, to its role; the feature wins.
@@ -109,7 +103,7 @@ class Features(_Section):
     """Features whose first non-null value sets the scale of a series as of the cut-off."""
 
 
-class Split(_Section):
+class Split(Section):
     """How many of the last cut-offs test and validate; all earlier ones train.
 
     `embargo` is the least number of periods between the last training or validation cut-off
@@ -121,18 +115,7 @@ class Split(_Section):
     embargo: Count | None = None
 
 
-class Expectation(_Section):
-    """What one column of the training set must look like."""
-
-    column: str
-    minimum: float | None = None
-    maximum: float | None = None
-    allowed: tuple[str | int | float | bool, ...] | None = None
-    max_null_fraction: Fraction | None = None
-    severity: Literal["error", "warn"] = "error"
-
-
-class Model(_Section):
+class Model(Section):
     """The architecture: an MLP shared by all steps of the horizon."""
 
     kind: Literal["mlp"] = "mlp"
@@ -149,7 +132,7 @@ class Model(_Section):
         return self
 
 
-class Training(_Section):
+class Training(Section):
     """How the model is fitted. `batch_rows` counts (series, cut-off) rows on every rank."""
 
     epochs: Count = 10
@@ -162,7 +145,7 @@ class Training(_Section):
     seed: int = 0
 
 
-class FeatureColumns(_Section):
+class FeatureColumns(Section):
     """The columns of a training set by the role they play; the contract of all later stages.
 
     Rows are keyed by `entities` and the cut-off, known-ahead rows by `known_keys` (some of
@@ -181,7 +164,7 @@ class FeatureColumns(_Section):
     horizon: int
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """One forecast: the file as read, plus the folder its relative paths start from."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -195,6 +178,7 @@ class Recipe(_Section):
     transform: Transform | None = None
     split: Split = Split()
     expectations: tuple[Expectation, ...] = ()
+    drift: DriftLimits | None = None
     model: Model = Model()
     training: Training = Training()
 
@@ -223,8 +207,9 @@ class Recipe(_Section):
         return period_end.strftime("%Y-%m-%d" if whole_days else "%Y-%m-%dT%H:%M:%S")
 
     def data_section(self) -> dict[str, Any]:
-        """Return what a snapshot depends on, as plain JSON values."""
-        return self.model_dump(mode="json", exclude={"name", "model", "training"})
+        """Return what a snapshot depends on, as plain JSON values; what is not given is absent."""
+        left_out = {"name", "model", "training"}
+        return self.model_dump(mode="json", exclude=left_out, exclude_none=True)
 
     def training_section(self) -> dict[str, Any]:
         """Return what a bundle depends on beyond its snapshot, as plain JSON values."""

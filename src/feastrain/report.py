@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from feastrain.dataset.verdict import say_example
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from feastrain.dataset.diff import Change, Difference
+    from feastrain.dataset.drift import Drift
+    from feastrain.dataset.plan import Plan
     from feastrain.evaluation.backtest import Backtest
+
+SHOWN = 240
+"""Most characters of a value in a table; `--json` has all of it."""
+_COLOURS = {"holds": "green", "warn": "yellow", "error": "red"}
 
 
 def show_leaderboard(result: Backtest) -> None:
@@ -39,22 +49,126 @@ def show_leaderboard(result: Backtest) -> None:
 
 
 def show_verdicts(verdicts: list[dict[str, Any]]) -> None:
-    """Print what every expectation of the recipe found."""
+    """Print what every expectation of the recipe found, the broken ones first."""
     table = Table(title="Expectations", title_style="bold")
     for heading in ("column", "expects", "verdict"):
         table.add_column(heading)
-    table.add_column("rows failing", justify="right")
-    table.add_column("for example")
-    for verdict in verdicts:
+    table.add_column("failing", justify="right")
+    table.add_column("found")
+    for verdict in sorted(verdicts, key=lambda verdict: bool(verdict["holds"])):
         word = "holds" if verdict["holds"] else verdict["severity"]
+        one = verdict["rows"] == 1
+        examples = "\n".join(say_example(example) for example in verdict["examples"])
         table.add_row(
             verdict["column"],
             verdict["expectation"],
-            word,
-            f"{verdict['failures']:,} of {verdict['rows']:,}",
-            ", ".join(verdict["examples"]),
+            f"[{_COLOURS[word]}]{word}[/]",
+            "" if one else f"{verdict['failures']:,} of {verdict['rows']:,}",
+            "\n".join(part for part in (verdict["found"], examples) if part),
         )
     _console().print(table)
+
+
+def show_drift(drift: Drift, title: str) -> None:
+    """Print how far every feature moved, worst first."""
+    table = Table(title=title, title_style="bold")
+    table.add_column("feature")
+    table.add_column("as")
+    for heading in ("PSI", "KS", "missing before", "after"):
+        table.add_column(heading, justify="right")
+    table.add_column("new categories")
+    for feature in drift.features:
+        new = ", ".join(feature.new_categories)
+        table.add_row(
+            feature.feature,
+            feature.kind,
+            f"{feature.psi:.3f}",
+            "" if feature.ks is None else f"{feature.ks:.3f}",
+            f"{feature.missing_before:.1%}",
+            f"{feature.missing_after:.1%}",
+            f"{new} ({feature.new_share:.1%} of rows)" if new else "",
+        )
+    console = _console()
+    console.print(table)
+    console.print(f"{drift.rows_before:,} rows before, {drift.rows_after:,} after")
+    for word, names in (("only before", drift.removed), ("only after", drift.added)):
+        if names:
+            console.print(f"{word}: {', '.join(names)}")
+
+
+def show_difference(difference: Difference) -> None:
+    """Print every input that changed between two snapshots, and what came of it."""
+    for title, changes in (
+        ("What they were made from", difference.inputs),
+        ("What came of it", difference.outcome),
+    ):
+        _show_changes(title, difference.before, difference.after, changes)
+
+
+def show_plan(plan: Plan) -> None:
+    """Print what building a recipe would do."""
+    console = _console()
+    if plan.parts:
+        console.print(_split_table(plan))
+    facts: dict[str, object] = {
+        f"{role} features": ", ".join(names) for role, names in plan.features.items() if names
+    }
+    for source in plan.sources:
+        rows = "" if source.rows is None else f", {source.rows:,} rows"
+        facts[f"reads {source.name}"] = f"{source.path} ({_size(source.bytes)}{rows})"
+    facts["memory"] = f"{_size(plan.memory_bytes)}: rows x columns x 8 bytes, once"
+    facts["time"] = "unknown" if plan.seconds is None else f"about {plan.seconds:,.1f} s"
+    facts["snapshot"] = _said_of_snapshot(plan)
+    show_facts(f"Plan of {plan.recipe}", facts)
+    for sentence in (*plan.pending, *plan.missing):
+        console.print(sentence)
+    if plan.changed:
+        _show_changes("Changed since the last snapshot", str(plan.last), "now", plan.changed)
+
+
+def _split_table(plan: Plan) -> Table:
+    table = Table(title=f"Split (embargo {plan.embargo} periods)", title_style="bold")
+    for heading in ("part", "first cut-off", "last cut-off"):
+        table.add_column(heading)
+    for heading in ("cut-offs", "rows", "labels"):
+        table.add_column(heading, justify="right")
+    for part in plan.parts:
+        counts = (f"{count:,}" for count in (part.cutoffs, part.rows, part.labels))
+        table.add_row(part.name, part.first, part.last, *counts)
+    return table
+
+
+def _said_of_snapshot(plan: Plan) -> str:
+    if plan.cached is None:
+        return "unknown until what is listed below is there"
+    return f"{plan.snapshot} ({'made already' if plan.cached else 'to be made'})"
+
+
+def _show_changes(title: str, before: str, after: str, changes: Sequence[Change]) -> None:
+    table = Table(title=title, title_style="bold")
+    table.add_column("key", overflow="fold")
+    table.add_column(before, overflow="fold")
+    table.add_column(after, overflow="fold")
+    for change in changes:
+        table.add_row(change.key, _short(change.before), _short(change.after))
+    if changes:
+        _console().print(table)
+    else:
+        _console().print(f"{title}: no difference")
+
+
+def _short(value: object) -> str:
+    """Return a value as one short text; nothing for what is not there."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def _size(count: int | None) -> str:
+    if count is None:
+        return "unknown"
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def show_facts(title: str, facts: Mapping[str, object]) -> None:

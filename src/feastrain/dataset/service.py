@@ -28,8 +28,13 @@ class Service:
     """References `view:feature` that the snapshot holds and no model reads."""
     sources: dict[str, Path]
     """Files behind the service's views, by view."""
-    fingerprint: str
-    """Changes when a definition that decides a feature's value changes."""
+    definitions: dict[str, dict[str, Any]]
+    """What decides a feature's value, by view, as plain JSON values."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when a definition that decides a feature's value changes."""
+        return fingerprint(list(self.definitions.items()))
 
     def source_digests(self) -> dict[str, dict[str, str]]:
         """Return the SHA-256 of every file behind the service, by view."""
@@ -73,7 +78,7 @@ def resolve_service(store: FeatureStore, recipe: Recipe) -> Service:
         known_features=tuple(f.reference for f in features if f.role == "known_ahead"),
         unused_features=tuple(f.reference for f in features if f.role == "unused"),
         sources=_sources(views),
-        fingerprint=fingerprint([_definition(view) for view in views]),
+        definitions={view.projection.name_to_use(): _definition(view) for view in views},
     )
 
 
@@ -222,9 +227,8 @@ def _definition(view: Any) -> dict[str, Any]:
     source = getattr(view, "batch_source", None)
     transformation = getattr(view, "feature_transformation", None)
     return {
-        "name": view.projection.name_to_use(),
         "keys": list(_join_keys(view)),
-        "features": sorted((f.name, str(f.dtype)) for f in view.projection.features),
+        "features": {f.name: str(f.dtype) for f in view.projection.features},
         "ttl_s": ttl.total_seconds() if (ttl := getattr(view, "ttl", None)) else None,
         "event_timestamp": getattr(source, "timestamp_field", None),
         "created_timestamp": getattr(source, "created_timestamp_column", None),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from feastrain.errors import DataError
+from feastrain.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from feastrain.recipe import Recipe
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 class Split:
     """Positions of cut-offs on the grid of periods; those in no part are unused.
 
-    A cut-off at position c has labels at c + 1 ... c + horizon. Each part ends at least
-    `embargo` periods before the next begins, so all its labels are known by then.
+    A cut-off at position c has labels of the periods that close at c + 1 ... c + horizon.
+    A label is known by the cut-off at which its period closes, and by every later one. Each
+    part ends at least `embargo` periods before the next begins, so all its labels are known
+    by then: the last one may close at the very cut-off that the next part begins with.
     """
 
     train: range
@@ -55,3 +57,29 @@ def split_cutoffs(periods: int, recipe: Recipe) -> Split:
         validation=range(validation_start, validation_end),
         test=range(test_start, test_end),
     )
+
+
+def rolling_origins(periods: int, recipe: Recipe, origins: int, step: int = 1) -> list[Split]:
+    """Return one split for each of `origins` moments, oldest first, `step` periods apart.
+
+    Each is the split of the recipe as it was `step` periods before the next one: it ends that
+    much earlier, has the recipe's validation and test cut-offs and embargo, and trains on
+    every earlier cut-off whose labels are known by its first validation cut-off.
+
+    Raises:
+        DataError: the data is too short for the oldest of them.
+        UsageError: no origin or no step is asked for.
+    """
+    if origins < 1 or step < 1:
+        message = (
+            f"rolling origins need at least one origin and a step of one, not {origins}, {step}"
+        )
+        raise UsageError(message)
+    splits = []
+    for moved in range((origins - 1) * step, -1, -step):
+        try:
+            splits.append(split_cutoffs(periods - moved, recipe))
+        except DataError as error:
+            message = f"the first of {origins} origins lies {moved} periods back: {error}"
+            raise DataError(message) from error
+    return splits

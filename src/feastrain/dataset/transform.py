@@ -42,9 +42,7 @@ def engineer(root: Path, transform: Transform, directory: Path) -> Engineered:
     sql, inputs, outputs = (
         root / path for path in (transform.sql, transform.inputs, transform.outputs)
     )
-    _require(sql, inputs)
-    raw = {path.name: file_digest(path) for path in sorted(inputs.glob("*.parquet"))}
-    final = directory / fingerprint(file_digest(sql), raw, duckdb.__version__)
+    final, raw = _destination(sql, inputs, directory)
     cached = is_published(final)
     manifest: dict[str, Any] = {"raw": raw}
     if cached:
@@ -54,6 +52,16 @@ def engineer(root: Path, transform: Transform, directory: Path) -> Engineered:
             manifest["tables"] = run_transform(sql, inputs, scratch)
     point(outputs, final)
     return Engineered(final, manifest["tables"], cached)
+
+
+def is_engineered(root: Path, transform: Transform, directory: Path) -> bool:
+    """Tell whether the recipe's outputs are what `engineer` would make now; writes nothing.
+
+    Raises:
+        ProjectError: the SQL file or the raw tables are missing.
+    """
+    final, _ = _destination(root / transform.sql, root / transform.inputs, directory)
+    return is_published(final) and (root / transform.outputs).resolve() == final.resolve()
 
 
 def run_transform(sql: Path, inputs: Path, outputs: Path) -> dict[str, int]:
@@ -89,6 +97,13 @@ def run_transform(sql: Path, inputs: Path, outputs: Path) -> dict[str, int]:
             message = f"{sql} makes no table in the schema `features`"
             raise ProjectError(message)
         return {name: _export(connection, name, outputs) for (name,) in tables}
+
+
+def _destination(sql: Path, inputs: Path, directory: Path) -> tuple[Path, dict[str, str]]:
+    """Return the folder for the feature tables, and the digests of the raw ones."""
+    _require(sql, inputs)
+    raw = {path.name: file_digest(path) for path in sorted(inputs.glob("*.parquet"))}
+    return directory / fingerprint(file_digest(sql), raw, duckdb.__version__), raw
 
 
 def _require(sql: Path, inputs: Path) -> None:

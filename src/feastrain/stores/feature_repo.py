@@ -59,22 +59,42 @@ def apply_repo(repo: Path, stamp: Path) -> bool:
     Raises:
         ProjectError: a file of the repo cannot be run, or Feast refuses what it defines.
     """
-    root = repo.resolve()
-    before: dict[str, str] = {}
-    with contextlib.suppress(FileNotFoundError, ValueError):  # a stamp of another version is none
-        before = json.loads(stamp.read_text())
-    if before and before["root"] != str(root):
+    before = _stamped(stamp)
+    if before and before["root"] != str(repo.resolve()):
         _forget_copied_registry(repo, before["root"])
     store = open_store(repo)
-    files = [*get_repo_files(root), root / "feature_store.yaml"]
-    state = fingerprint([(str(path), file_digest(path)) for path in files])
-    now = {"root": str(root), "state": state}
+    now = _state(repo)
     if store.list_feature_services() and before == now:
         return True
     _apply(store, repo)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     write_json(stamp, now)
     return False
+
+
+def is_applied(repo: Path, stamp: Path) -> bool:
+    """Tell whether the registry holds what the repo's files define; writes nothing.
+
+    Raises:
+        ProjectError: no such repo, or Feast refuses its configuration.
+    """
+    store = open_store(repo)
+    return _stamped(stamp) == _state(repo) and bool(store.list_feature_services())
+
+
+def _stamped(stamp: Path) -> dict[str, str]:
+    before: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):  # a stamp of another version is none
+        before = json.loads(stamp.read_text())
+    return before
+
+
+def _state(repo: Path) -> dict[str, str]:
+    """Return where the repo is and a fingerprint of its files."""
+    root = repo.resolve()
+    files = [*get_repo_files(root), root / "feature_store.yaml"]
+    state = fingerprint([(str(path), file_digest(path)) for path in files])
+    return {"root": str(root), "state": state}
 
 
 def _forget_copied_registry(repo: Path, origin: str) -> None:

@@ -1,19 +1,25 @@
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feastrain.dataset.split import split_cutoffs
-from feastrain.errors import DataError
+from feastrain.dataset.labels import lay_out
+from feastrain.dataset.spine import make_spine
+from feastrain.dataset.split import Split as Cutoffs
+from feastrain.dataset.split import rolling_origins, split_cutoffs
+from feastrain.errors import DataError, UsageError
 from feastrain.recipe import Features, Label, Recipe, Split
 
 
-def _recipe(horizon: int, validation: int, test: int, extra: int) -> Recipe:
+def _recipe(horizon: int, validation: int, test: int, extra: int, frequency: str = "1d") -> Recipe:
     return Recipe(
         name="law",
         entities=("series",),
-        frequency="1d",
+        frequency=frequency,
         horizon=horizon,
         label=Label(source="labels.parquet", column="sales"),
         features=Features(repo="repo", service="service", roles={}),
@@ -50,6 +56,113 @@ def test_data_too_short_names_what_is_needed(
     with pytest.raises(DataError, match=f"needs at least {least + 1}"):
         split_cutoffs(least, recipe)
     split_cutoffs(least + 1, recipe)
+
+
+@given(
+    parts=st.tuples(sizes, sizes, sizes, st.integers(0, 5)),
+    origins=st.integers(1, 5),
+    step=st.integers(1, 6),
+    spare=st.integers(0, 20),
+)
+def test_each_origin_is_the_split_of_its_day(
+    parts: tuple[int, int, int, int], origins: int, step: int, spare: int
+) -> None:
+    """A fold is the recipe's split of the data that was there `step` periods before the next."""
+    recipe = _recipe(*parts)
+    least = 2 * recipe.embargo + sum(parts[:3]) - 1
+    periods = least + (origins - 1) * step + spare
+    folds = rolling_origins(periods, recipe, origins, step)
+    moved = range((origins - 1) * step, -1, -step)
+    assert [split_cutoffs(periods - back, recipe) for back in moved] == folds
+    for earlier, later in pairwise(folds):
+        assert later.test.start - earlier.test.start == step
+        assert len(later.train) - len(earlier.train) == step
+
+
+def test_origins_that_do_not_fit_are_told() -> None:
+    """The oldest origin is named when the data is too short for it; none is no wish."""
+    recipe = _recipe(horizon=3, validation=2, test=1, extra=0)
+    with pytest.raises(DataError, match=r"the first of 4 origins lies 6 periods back: .* needs"):
+        rolling_origins(15, recipe, origins=4, step=2)
+    for origins, step in ((0, 1), (1, 0)):
+        with pytest.raises(UsageError, match="both must be at least one"):
+            rolling_origins(30, recipe, origins, step)
+
+
+FREQUENCIES = {
+    "1h": timedelta(hours=1),
+    "12h": timedelta(hours=12),
+    "1d": timedelta(days=1),
+    "1w": timedelta(weeks=1),
+}
+
+
+@st.composite
+def ragged(draw: st.DrawFn) -> tuple[Recipe, pa.Table]:
+    """A recipe and the labels of a few series that begin late, stop early and skip periods."""
+    frequency = draw(st.sampled_from(sorted(FREQUENCIES)))
+    sized = st.integers(1, 4)
+    recipe = _recipe(draw(sized), draw(sized), draw(sized), draw(st.integers(0, 3)), frequency)
+    needed = 2 * recipe.embargo + recipe.horizon + recipe.split.validation_cutoffs
+    needed += recipe.split.test_cutoffs
+    periods = needed + draw(st.integers(0, 12))
+    observed = np.array(
+        [
+            [0, *draw(st.lists(st.booleans(), min_size=periods - 2, max_size=periods - 2)), 0]
+            for _ in range(draw(st.integers(1, 4)))
+        ],
+        dtype=bool,
+    )
+    observed[0, [0, -1]] = True  # some series begins and some series ends the grid
+    series, period = np.nonzero(observed)
+    start = datetime(2024, 1, 31, 23, tzinfo=UTC)
+    stamps = [start + int(position) * FREQUENCIES[frequency] for position in period]
+    table = pa.table(
+        {
+            "series": series,
+            "event_timestamp": pa.array(stamps, pa.timestamp("us", tz="UTC")),
+            "label": pa.array(np.ones(len(series))),
+            "weight": pa.array(np.ones(len(series))),
+        }
+    )
+    return recipe, table
+
+
+def _spans(
+    recipe: Recipe, table: pa.Table, split: Cutoffs
+) -> dict[str, list[tuple[datetime, datetime]]]:
+    """Cut-off and close of the last observed label of every row, by part."""
+    spine = make_spine(lay_out(table, recipe), split, recipe.horizon)
+    spans: dict[str, list[tuple[datetime, datetime]]] = {}
+    for row in spine.to_pylist():
+        steps = [s for s in range(1, recipe.horizon + 1) if row[f"label_{s}"] is not None]
+        closes = row["event_timestamp"] + max(steps) * recipe.frequency
+        spans.setdefault(row["split"], []).append((row["event_timestamp"], closes))
+    return spans
+
+
+@settings(deadline=None)
+@given(drawn=ragged(), origins=st.integers(1, 3), step=st.integers(1, 3))
+def test_no_label_of_a_part_closes_after_the_next_part_begins(
+    drawn: tuple[Recipe, pa.Table], origins: int, step: int
+) -> None:
+    """By real timestamps, for any frequency, horizon, embargo and ragged series, in every fold."""
+    recipe, table = drawn
+    panel = lay_out(table, recipe)
+    try:
+        folds = rolling_origins(len(panel.periods), recipe, origins, step)
+    except DataError:  # too short for that many origins, but never for one
+        folds = rolling_origins(len(panel.periods), recipe, 1)
+    for fold in folds:
+        spans = _spans(recipe, table, fold)
+        present = [part for part in ("train", "validation", "test") if part in spans]
+        for earlier, later in pairwise(present):
+            known = max(closes for _, closes in spans[earlier])
+            begins = min(cutoff for cutoff, _ in spans[later])
+            assert known <= begins
+        assert panel.last_period >= max(closes for _, closes in spans[present[-1]])
+        first = panel.periods[fold.validation[0]].astype("datetime64[us]").item()
+        assert all(closes <= first.replace(tzinfo=UTC) for _, closes in spans.get("train", []))
 
 
 def test_every_other_cutoff_is_unused() -> None:

@@ -4,11 +4,11 @@ Three distances, none of which assumes a distribution:
 
 - **Population stability index** of a feature, over bins *i* that hold the shares *p* of the
   reference and *q* of the newcomer: `PSI = sum_i (q_i - p_i) * ln(q_i / p_i)`. A number's bins
-  are cut at the deciles of the reference, a decile that many rows share being a bin of its
-  own; a category is a bin; missing values are one more. A share below 0.0001 counts as that
-  much, so an empty bin costs no more than 9.2. The usual reading is: below 0.1 no change,
-  0.1 to 0.25 some, above 0.25 a population of its own (N. Siddiqi, *Credit Risk Scorecards*,
-  Wiley 2006, ch. 10; the statistic is Jeffreys' divergence).
+  are cut at the deciles of the reference, and a value that is two of them is a bin of its own;
+  a category is a bin; missing values are one more. A share below 0.0001 counts as that much,
+  so an empty bin costs no more than 9.2. The usual reading is: below 0.1 no change, 0.1 to
+  0.25 some, above 0.25 a population of its own (N. Siddiqi, *Credit Risk Scorecards*, Wiley
+  2006; the statistic is Jeffreys' divergence).
 - **Kolmogorov-Smirnov distance** of a number: the largest gap between the two cumulative
   distributions of its values, 0 to 1 (N. Smirnov, *Ann. Math. Statist.* 19, 1948). It has no
   p-value here: rows of neighbouring cut-offs are no independent sample, and with hundreds of
@@ -191,8 +191,9 @@ def ks_distance(before_N: NDArray[np.float64], after_M: NDArray[np.float64]) -> 
     """Return the two-sample Kolmogorov-Smirnov distance of two sorted samples, neither empty."""
     both = np.concatenate([before_N, after_M])
     order = np.argsort(both, kind="stable")  # merges two sorted runs in linear time
-    step = np.where(order < len(before_N), 1 / len(before_N), -1 / len(after_M))
-    gap = np.abs(np.cumsum(step))
+    count_before = np.cumsum(order < len(before_N))
+    count_after = np.arange(1, len(both) + 1) - count_before
+    gap = np.abs(count_before / len(before_N) - count_after / len(after_M))
     ordered = both[order]
     last_of_ties = np.append(ordered[1:] != ordered[:-1], True)
     return float(np.max(gap[last_of_ties]))

@@ -43,10 +43,11 @@ class Panel:
 
     def positions_of(self, rows: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the series and period positions of rows with the entities and a timestamp."""
-        keys = self.series.column_names
-        numbered = self.series.append_column("series", pa.array(np.arange(len(self.series))))
-        order = pa.array(np.arange(len(rows)))
-        joined = rows.select(keys).append_column("row", order).join(numbered, keys=keys)
+        keys = [f"key {number}" for number, _ in enumerate(self.series.column_names)]
+        asked = rows.select(self.series.column_names).rename_columns(keys)
+        numbered = self.series.rename_columns(keys)
+        numbered = numbered.append_column("series", pa.array(np.arange(len(numbered))))
+        joined = asked.append_column("row", pa.array(np.arange(len(asked)))).join(numbered, keys)
         stamps = rows["event_timestamp"].to_numpy().astype("datetime64[us]")
         return (
             joined.sort_by("row")["series"].to_numpy(),

@@ -71,9 +71,7 @@ def rolling_origins(periods: int, recipe: Recipe, origins: int, step: int = 1) -
         UsageError: no origin or no step is asked for.
     """
     if origins < 1 or step < 1:
-        message = (
-            f"rolling origins need at least one origin and a step of one, not {origins}, {step}"
-        )
+        message = f"{origins} rolling origins {step} periods apart: both must be at least one"
         raise UsageError(message)
     splits = []
     for moved in range((origins - 1) * step, -1, -step):

@@ -8,6 +8,8 @@ import great_expectations as gx
 import pyarrow as pa
 import pytest
 
+from feastrain import Project
+from feastrain.cli import app
 from feastrain.dataset.gx_suite import validate_with_gx, write_suites
 from feastrain.dataset.validate import validate
 from feastrain.dataset.verdict import Verdict
@@ -92,3 +94,18 @@ def test_an_exported_suite_is_one_of_great_expectations(tmp_path: Path) -> None:
         for result in batch.validate(suites[0]).results
     }
     assert (False, True) == (told["size: >= 0"], told["shop, event_timestamp: unique"])
+
+
+def test_a_project_has_the_same_verdicts_with_either(
+    demand: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The reference application's recipe, checked by both; the suites are written where asked."""
+    ours, theirs = demand.validate("smoke"), demand.validate("smoke", engine="gx")
+    assert _outcome(ours) == _outcome(theirs)
+    app(
+        ["validate", "smoke", "-C", str(demand.root), "--export-gx", str(tmp_path / "suites")],
+        standalone_mode=False,
+    )
+    assert "smoke-rows.json" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "suites").iterdir())
+    assert ["smoke-known.json", "smoke-rows.json"] == names

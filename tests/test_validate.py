@@ -1,16 +1,23 @@
+import json
+import shutil
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from feastrain import Project
+from feastrain.cli import main
 from feastrain.dataset.checks import TrainingSet
 from feastrain.dataset.validate import validate
 from feastrain.dataset.verdict import Verdict, require, say_example
 from feastrain.errors import ExpectationError, RecipeError
 from feastrain.expectations import Expectation
 from feastrain.recipe import FeatureColumns
+from feastrain.report import show_verdicts
 
 START = datetime(2024, 1, 5, tzinfo=UTC)
 TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -194,3 +201,38 @@ def test_an_expectation_that_checks_nothing_is_refused(
     """No limit, a limit that nothing meets, or one in the wrong place does not pass as a check."""
     with pytest.raises(ValidationError, match=told):
         Expectation.model_validate(expectation)
+
+
+def test_the_verb_validates_without_a_snapshot(
+    demand: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`validate` shows the whole table, ends in 3 when an error breaks, and publishes nothing."""
+    root = tmp_path / "demand"
+    shutil.copytree(demand.root, root, symlinks=True)
+    recipe = root / "recipes" / "smoke.yaml"
+    broken = "expectations:\n  - {column: dept, maximum: 1}\n  - {rows: [null, 7]}"
+    recipe.write_text(recipe.read_text().replace("expectations:", broken, 1))
+    snapshots = sorted((root / "artifacts" / "snapshots").iterdir())
+    monkeypatch.setattr(sys, "argv", ["feastrain", "validate", "smoke", "-C", str(root), "--json"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert 3 == left.value.code
+    told, said = capsys.readouterr()
+    verdicts = json.loads(told)
+    assert ["<= 1", "rows <= 7"] == [v["expectation"] for v in verdicts if not v["holds"]]
+    assert ["store", "dept", "event_timestamp"] == [*verdicts[0]["examples"][0]["key"]]
+    assert "column 'dept': <= 1 fails in" in said
+    assert snapshots == sorted((root / "artifacts" / "snapshots").iterdir())
+
+
+def test_a_verdict_reads_as_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table counts what fails and shows the rows, the broken ones first."""
+    verdicts = verdicts_of(SMALL, column="size", minimum=0, maximum=50)
+    show_verdicts([verdict.to_json() for verdict in verdicts])
+    text = capsys.readouterr().out
+    assert text.index("<= 50") < text.index(">= 0")
+    assert "1 of 4" in text
+    assert "shop 7, 2024-01-26T00:00:00+00:00: 90.0" in text

@@ -8,6 +8,7 @@ other file, so a flipped byte is found when the artefact is opened.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -113,6 +114,15 @@ def point(pointer: Path, target: Path) -> None:
     beside.unlink(missing_ok=True)
     beside.symlink_to(os.path.relpath(target, pointer.parent))
     beside.replace(pointer)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` for the block: of several processes one at a time is in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_json(path: Path, content: object) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 # Before Feast, which sets PROMETHEUS_MULTIPROC_DIR: our metrics are those of one process.
 import prometheus_client  # noqa: F401
 
-from feastrain.artifacts import file_digest, fingerprint, write_json
+from feastrain.artifacts import file_digest, fingerprint, locked, write_json
 from feastrain.errors import ProjectError
 from feastrain.telemetry import say
 
@@ -49,6 +49,8 @@ def open_store(repo: Path) -> FeatureStore:
 def apply_repo(repo: Path, stamp: Path) -> bool:
     """Register what the repo's files define, as `feast apply` does, unless nothing changed.
 
+    Of several processes that apply one repo at once, one does; the others wait and find it done.
+
     Args:
         repo: the feature repo.
         stamp: file that remembers what was applied last.
@@ -59,6 +61,11 @@ def apply_repo(repo: Path, stamp: Path) -> bool:
     Raises:
         ProjectError: a file of the repo cannot be run, or Feast refuses what it defines.
     """
+    with locked(stamp.with_name(f".{stamp.name}.lock")):
+        return _apply_anew(repo, stamp)
+
+
+def _apply_anew(repo: Path, stamp: Path) -> bool:
     before = _stamped(stamp)
     if before and before["root"] != str(repo.resolve()):
         _forget_copied_registry(repo, before["root"])

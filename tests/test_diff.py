@@ -45,6 +45,7 @@ def test_of_a_list_what_came_and_went_is_told() -> None:
     """Entries that are on both sides are left out, unless only their order changed."""
     before, after = {"list": [{"a": 1}, {"b": 2}]}, {"list": [{"c": 3}, {"a": 1}]}
     assert [Change("list", [{"b": 2}], [{"c": 3}])] == changed_inputs(before, after)
+    assert [Change("list", [1], [])] == changed_inputs({"list": [1, 1]}, {"list": [1]})
     turned = changed_inputs({"list": [1, 2]}, {"list": [2, 1]})
     assert [Change("list", [1, 2], [2, 1])] == turned
 

@@ -1,3 +1,5 @@
+import json
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feastrain.errors import FeastrainError, LeakageError, RecipeError
-from feastrain.recipe import format_period, load_recipe, parse_period
+from feastrain.recipe import Recipe, format_period, load_recipe, parse_period
+
+RECIPES = Path(__file__).parents[1] / "src" / "feastrain" / "templates" / "demand" / "recipes"
 
 GOOD = {
     "name": "good",
@@ -41,6 +45,9 @@ def test_recipe_is_read_with_its_defaults(tmp_path: Path) -> None:
         ({"model": {"quantiles": [0.1, 0.9]}}, "quantiles must increase strictly and hold 0.5"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: "),
         ({"name": "../escape"}, "name: "),
+        ({"drift": {"severity": "warn"}}, "drift: drift limits nothing"),
+        ({"drift": {"max_psi": 0}}, "drift.max_psi: "),
+        ({"expectations": [{"column": "x"}]}, "expectations.0: .* checks nothing"),
         ({"label": {"column": "sold"}}, "key 'label.source' is missing"),
     ],
 )
@@ -52,7 +59,11 @@ def test_a_wrong_recipe_is_told_in_one_line(
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
     message = str(caught.value)
-    assert (True, True, False) == (told in message, "bad.yaml" in message, "\n" in message)
+    assert (True, True, False) == (
+        re.search(told, message) is not None,
+        "bad.yaml" in message,
+        "\n" in message,
+    )
     assert 2 == caught.value.exit_code
 
 
@@ -63,6 +74,17 @@ def test_what_is_no_mapping_is_told(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(RecipeError, match=r"odd\.yaml"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_survives_json(path: Path) -> None:
+    """What a bundle keeps of its recipe reads back as the same recipe, quantiles and bounds too."""
+    recipe = load_recipe(path)
+    kept = json.loads(json.dumps(recipe.model_dump(mode="json")))
+    assert recipe == Recipe.model_validate(kept)
+    section = json.loads(json.dumps(recipe.data_section()))
+    bounds = [entry["rows"] for entry in section["expectations"] if "rows" in entry]
+    assert [[500.0, None]] == bounds
 
 
 def test_label_among_the_features_is_a_leak(tmp_path: Path) -> None:

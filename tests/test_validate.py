@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import sys
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from feastrain import Project
 from feastrain.cli import main
 from feastrain.dataset.checks import TrainingSet
 from feastrain.dataset.validate import validate
-from feastrain.dataset.verdict import Verdict, require, say_example
+from feastrain.dataset.verdict import Verdict, require
 from feastrain.errors import ExpectationError, RecipeError
 from feastrain.expectations import Expectation
 from feastrain.recipe import FeatureColumns
@@ -81,7 +82,6 @@ def test_an_example_is_the_row_and_its_value() -> None:
     (verdict,) = verdicts_of(SMALL, column="size", maximum=50)
     key = {"shop": 7, "event_timestamp": "2024-01-26T00:00:00+00:00"}
     assert [{"key": key, "value": 90.0}] == verdict.to_json()["examples"]
-    assert "shop 7, 2024-01-26T00:00:00+00:00: 90.0" == say_example(verdict.examples[0])
 
 
 FRESH = "2024-01-26T00:00:00+00:00, oldest allowed 2024-01-26T00:00:00+00:00"
@@ -203,28 +203,31 @@ def test_an_expectation_that_checks_nothing_is_refused(
         Expectation.model_validate(expectation)
 
 
-def test_the_verb_validates_without_a_snapshot(
+def test_both_verbs_show_the_table_and_publish_nothing(
     demand: Project,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """`validate` shows the whole table, ends in 3 when an error breaks, and publishes nothing."""
+    """`validate` and `build` tell every verdict, end in 3 when an error breaks, and publish nothing."""
     root = tmp_path / "demand"
     shutil.copytree(demand.root, root, symlinks=True)
     recipe = root / "recipes" / "smoke.yaml"
     broken = "expectations:\n  - {column: dept, maximum: 1}\n  - {rows: [null, 7]}"
     recipe.write_text(recipe.read_text().replace("expectations:", broken, 1))
     snapshots = sorted((root / "artifacts" / "snapshots").iterdir())
-    monkeypatch.setattr(sys, "argv", ["feastrain", "validate", "smoke", "-C", str(root), "--json"])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert 3 == left.value.code
-    told, said = capsys.readouterr()
-    verdicts = json.loads(told)
-    assert ["<= 1", "rows <= 7"] == [v["expectation"] for v in verdicts if not v["holds"]]
-    assert ["store", "dept", "event_timestamp"] == [*verdicts[0]["examples"][0]["key"]]
-    assert "column 'dept': <= 1 fails in" in said
+    for verb in ("validate", "build"):
+        monkeypatch.setattr(sys, "argv", ["feastrain", verb, "smoke", "-C", str(root), "--json"])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert 3 == left.value.code
+        told, said = capsys.readouterr()
+        verdicts = json.loads(told)
+        if verb == "build":
+            verdicts = verdicts["verdicts"]
+        assert ["<= 1", "rows <= 7"] == [v["expectation"] for v in verdicts if not v["holds"]]
+        assert ["store", "dept", "event_timestamp"] == [*verdicts[0]["examples"][0]["key"]]
+        assert "column 'dept': <= 1 fails in" in said
     assert snapshots == sorted((root / "artifacts" / "snapshots").iterdir())
 
 
@@ -235,4 +238,7 @@ def test_a_verdict_reads_as_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert text.index("<= 50") < text.index(">= 0")
     assert "1 of 4" in text
-    assert "shop 7, 2024-01-26T00:00:00+00:00: 90.0" in text
+    assert "size: <= 50" in text
+    assert ["7", "2024-01-26T00:00:00+00:00", "90.0"] == re.split(r"[ │]+", text.splitlines()[-2])[
+        1:4
+    ]

@@ -9,13 +9,16 @@ import json
 import sys
 from datetime import UTC, datetime, time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from feastrain.errors import FeastrainError, UsageError
+from feastrain.errors import ExpectationError, FeastrainError, UsageError
 from feastrain.project import Engine, Project
 from feastrain.version import __version__
+
+if TYPE_CHECKING:
+    from feastrain.dataset.verdict import Verdict
 
 app = typer.Typer(
     name="feastrain",
@@ -116,7 +119,16 @@ def build(
     """Build the training set: joined as of each cut-off, validated, split, published."""
     from feastrain.report import show_verdicts
 
-    snapshot = Project(project).build(recipe, _moment(as_of))
+    found: list[Verdict] = []
+    try:
+        snapshot = Project(project).build(recipe, _moment(as_of), found.extend)
+    except ExpectationError:
+        told = [verdict.to_json() for verdict in found]
+        if as_json:
+            _show({"verdicts": told}, as_json=True)
+        else:
+            show_verdicts(told)
+        raise
     if as_json:
         _show({"snapshot": str(snapshot.path), **snapshot.manifest}, as_json=True)
     else:

@@ -27,6 +27,7 @@ PACKAGES = {
     "torch": ("training and serving", "pip install torch, then 'feastrain[train]'", False),
     "fastapi": ("serving", "pip install 'feastrain[serve]'", False),
     "lightgbm": ("a baseline", "pip install 'feastrain[baselines]'", True),
+    "great_expectations": ("a second engine of checks", "pip install 'feastrain[gx]'", True),
     "psycopg": ("PostgreSQL stores", "pip install 'feastrain[postgres]'", True),
     "redis": ("Redis stores", "pip install 'feastrain[redis]'", True),
     "kubeflow": ("jobs on Kubernetes", "pip install 'feastrain[jobs]'", True),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
     from types import ModuleType
 
@@ -111,21 +112,31 @@ class Project:
             current.made(cached=cached, service=asked.features.service, registry=_shown(repo))
         return store
 
-    def build(self, recipe: str | Path, as_of: datetime | None = None) -> Snapshot:
-        """Build the recipe's training set and publish it as a snapshot."""
+    def build(
+        self,
+        recipe: str | Path,
+        as_of: datetime | None = None,
+        on_verdicts: Callable[[list[Verdict]], None] = lambda verdicts: None,  # noqa: ARG005
+    ) -> Snapshot:
+        """Build the recipe's training set and publish it as a snapshot.
+
+        Args:
+            recipe: its name or path.
+            as_of: labels later than this do not exist yet.
+            on_verdicts: told what every expectation found, before a broken one stops the build.
+        """
         from feastrain.dataset.build import build
         from feastrain.telemetry import stage
 
         store = self.features(recipe)
         with stage("build") as current:
-            verdicts: list[Verdict] = []
             built = build(
                 self.root,
                 self.recipe(recipe),
                 store,
                 self.artifacts / "snapshots",
                 as_of=as_of,
-                on_verdicts=verdicts.extend,
+                on_verdicts=on_verdicts,
             )
             rows = built.snapshot.manifest["rows"]
             warned = sum(1 for v in built.snapshot.manifest["verdicts"] if not v["holds"])

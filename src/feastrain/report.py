@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
-
-from feastrain.dataset.verdict import say_example
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,24 +48,41 @@ def show_leaderboard(result: Backtest) -> None:
 
 
 def show_verdicts(verdicts: list[dict[str, Any]]) -> None:
-    """Print what every expectation of the recipe found, the broken ones first."""
+    """Print what every expectation of the recipe found, the broken ones first, with their rows."""
     table = Table(title="Expectations", title_style="bold")
     for heading in ("column", "expects", "verdict"):
         table.add_column(heading)
     table.add_column("failing", justify="right")
     table.add_column("found")
-    for verdict in sorted(verdicts, key=lambda verdict: bool(verdict["holds"])):
+    ranked = sorted(verdicts, key=lambda verdict: bool(verdict["holds"]))
+    for verdict in ranked:
         word = "holds" if verdict["holds"] else verdict["severity"]
         one = verdict["rows"] == 1
-        examples = "\n".join(say_example(example) for example in verdict["examples"])
-        table.add_row(
+        _add_row(
+            table,
             verdict["column"],
             verdict["expectation"],
-            f"[{_COLOURS[word]}]{word}[/]",
+            Text(word, style=_COLOURS[word]),
             "" if one else f"{verdict['failures']:,} of {verdict['rows']:,}",
-            "\n".join(part for part in (verdict["found"], examples) if part),
+            verdict["found"],
         )
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    for verdict in ranked:
+        if verdict["examples"]:
+            console.print(_example_table(verdict))
+
+
+def _example_table(verdict: dict[str, Any]) -> Table:
+    title = f"{verdict['column']}: {verdict['expectation']}"
+    table = Table(title=title, title_style="bold", title_justify="left")
+    for name in verdict["examples"][0]["key"]:
+        table.add_column(name)
+    table.add_column("value", justify="right")
+    for example in verdict["examples"]:
+        value = "null" if example["value"] is None else str(example["value"])
+        _add_row(table, *(str(part) for part in example["key"].values()), value)
+    return table
 
 
 def show_drift(drift: Drift, title: str) -> None:
@@ -79,7 +95,8 @@ def show_drift(drift: Drift, title: str) -> None:
     table.add_column("new categories")
     for feature in drift.features:
         new = ", ".join(feature.new_categories)
-        table.add_row(
+        _add_row(
+            table,
             feature.feature,
             feature.kind,
             f"{feature.psi:.3f}",
@@ -93,7 +110,7 @@ def show_drift(drift: Drift, title: str) -> None:
     console.print(f"{drift.rows_before:,} rows before, {drift.rows_after:,} after")
     for word, names in (("only before", drift.removed), ("only after", drift.added)):
         if names:
-            console.print(f"{word}: {', '.join(names)}")
+            console.print(f"{word}: {', '.join(names)}", markup=False)
 
 
 def show_difference(difference: Difference) -> None:
@@ -121,7 +138,7 @@ def show_plan(plan: Plan) -> None:
     facts["snapshot"] = _said_of_snapshot(plan)
     show_facts(f"Plan of {plan.recipe}", facts)
     for sentence in (*plan.pending, *plan.missing):
-        console.print(sentence)
+        console.print(sentence, markup=False)
     if plan.changed:
         _show_changes("Changed since the last snapshot", str(plan.last), "now", plan.changed)
 
@@ -134,7 +151,7 @@ def _split_table(plan: Plan) -> Table:
         table.add_column(heading, justify="right")
     for part in plan.parts:
         counts = (f"{count:,}" for count in (part.cutoffs, part.rows, part.labels))
-        table.add_row(part.name, part.first, part.last, *counts)
+        _add_row(table, part.name, part.first, part.last, *counts)
     return table
 
 
@@ -150,7 +167,7 @@ def _show_changes(title: str, before: str, after: str, changes: Sequence[Change]
     table.add_column(before, overflow="fold")
     table.add_column(after, overflow="fold")
     for change in changes:
-        table.add_row(change.key, _short(change.before), _short(change.after))
+        _add_row(table, change.key, _short(change.before), _short(change.after))
     if changes:
         _console().print(table)
     else:
@@ -171,13 +188,18 @@ def _size(count: int | None) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
+def _add_row(table: Table, *cells: str | Text) -> None:
+    """Add a row as it reads: square brackets in data are no markup."""
+    table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
+
+
 def show_facts(title: str, facts: Mapping[str, object]) -> None:
     """Print names and values, one a line."""
     table = Table(title=title, title_style="bold", show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, str(value))
+        _add_row(table, name, str(value))
     _console().print(table)
 
 

@@ -57,7 +57,16 @@ def require(verdicts: Sequence[Verdict]) -> None:
         raise ExpectationError(message)
 
 
-def say_example(example: Mapping[str, Any]) -> str:
+def _fault(verdict: Verdict) -> str:
+    found = f" (found {verdict.found})" if verdict.found else ""
+    if verdict.rows == 1:
+        return f"does not hold{found}"
+    examples = "; ".join(_say(example) for example in verdict.examples[:3])
+    shown = f", e.g. {examples}" if examples else ""
+    return f"fails in {verdict.failures:,} of {verdict.rows:,} rows{found}{shown}"
+
+
+def _say(example: Mapping[str, Any]) -> str:
     """Return an example as `store 1, dept 7, 2012-01-06T23:59:59+00:00: 90.0`."""
     key = ", ".join(
         str(value) if name == "event_timestamp" else f"{name} {value}"
@@ -65,12 +74,3 @@ def say_example(example: Mapping[str, Any]) -> str:
     )
     value = "null" if example["value"] is None else str(example["value"])
     return f"{key}: {value}" if key else value
-
-
-def _fault(verdict: Verdict) -> str:
-    found = f" (found {verdict.found})" if verdict.found else ""
-    if verdict.rows == 1:
-        return f"does not hold{found}"
-    examples = "; ".join(say_example(example) for example in verdict.examples[:3])
-    shown = f", e.g. {examples}" if examples else ""
-    return f"fails in {verdict.failures:,} of {verdict.rows:,} rows{found}{shown}"

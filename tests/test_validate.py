@@ -209,7 +209,7 @@ def test_both_verbs_show_the_table_and_publish_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """`validate` and `build` tell every verdict, end in 3 when an error breaks, and publish nothing."""
+    """`validate` and `build` tell every verdict, end in 3 on an error, and publish nothing."""
     root = tmp_path / "demand"
     shutil.copytree(demand.root, root, symlinks=True)
     recipe = root / "recipes" / "smoke.yaml"

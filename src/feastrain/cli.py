@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from feastrain.errors import ExpectationError, FeastrainError, UsageError
-from feastrain.project import Engine, Project
+from feastrain.inspection import Engine  # noqa: TC001 - read by typer
+from feastrain.project import Project
 from feastrain.version import __version__
 
 if TYPE_CHECKING:

@@ -1,0 +1,132 @@
+"""What a project says of its training sets: checked, planned, compared, and nothing published."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+    from types import ModuleType
+
+    from feast import FeatureStore
+
+    from feastrain.dataset.checks import TrainingSet
+    from feastrain.dataset.diff import Difference
+    from feastrain.dataset.drift import Drift
+    from feastrain.dataset.plan import Plan
+    from feastrain.dataset.snapshot import Snapshot
+    from feastrain.dataset.verdict import Verdict
+    from feastrain.recipe import Recipe
+
+Engine = Literal["pandera", "gx"]
+
+
+class Inspection(ABC):
+    """The part of a `Project` that publishes nothing."""
+
+    root: Path
+
+    @property
+    @abstractmethod
+    def artifacts(self) -> Path:
+        """The folder that every stage publishes under."""
+
+    @abstractmethod
+    def recipe(self, name: str | Path) -> Recipe:
+        """Read a recipe by its name or its path."""
+
+    @abstractmethod
+    def features(self, recipe: str | Path) -> FeatureStore:
+        """Make the feature tables and apply the feature repo, and open the feature store."""
+
+    def validate(
+        self, recipe: str | Path, as_of: datetime | None = None, engine: Engine = "pandera"
+    ) -> list[Verdict]:
+        """Check the recipe's expectations on what `build` would publish; publishes nothing.
+
+        Args:
+            recipe: its name or path.
+            as_of: labels later than this do not exist yet.
+            engine: what checks them; `gx` is Great Expectations. Both give the same verdicts.
+        """
+        from feastrain.telemetry import stage
+
+        subject, asked = self._training_set(recipe, as_of), self.recipe(recipe)
+        verdicts: list[Verdict]
+        with stage("validate") as current:
+            if engine == "gx":
+                verdicts = self._gx().validate_with_gx(subject, asked.expectations)
+            else:
+                from feastrain.dataset.validate import validate
+
+                verdicts = validate(subject, asked.expectations)
+            broken = sum(1 for verdict in verdicts if not verdict.holds)
+            current.made(engine=engine, checks=len(verdicts), broken=broken)
+        return verdicts
+
+    def export_gx(
+        self, recipe: str | Path, directory: Path, as_of: datetime | None = None
+    ) -> list[Path]:
+        """Write the recipe's expectations as suites of Great Expectations, one for each table."""
+        asked, suites = self.recipe(recipe), self._gx()
+        subject = self._training_set(recipe, as_of)
+        written: list[Path] = suites.write_suites(
+            subject, asked.expectations, directory, asked.name
+        )
+        return written
+
+    def plan(self, recipe: str | Path, as_of: datetime | None = None) -> Plan:
+        """Say what `build` would do; makes, applies and writes nothing."""
+        from feastrain.dataset.plan import Place, make_plan
+
+        return make_plan(Place(self.root, self.artifacts), self.recipe(recipe), as_of)
+
+    def snapshot(self, name: str | Path) -> Snapshot:
+        """Open a snapshot by path, by fingerprint, or the last one of a recipe by its name.
+
+        `NAME.previous` is the one that the recipe was built into before.
+        """
+        from feastrain.dataset.latest import find_snapshot
+        from feastrain.dataset.snapshot import Snapshot
+
+        return Snapshot.open(find_snapshot(self.artifacts / "snapshots", name))
+
+    def drift(self, before: str | Path, after: str | Path, part: str = "train") -> Drift:
+        """Measure how far every feature moved between two snapshots, in one part of the split."""
+        from feastrain.dataset.drift import Sample, measure_drift
+
+        samples = [
+            Sample.of_part(snapshot.rows(), snapshot.known(), snapshot.columns, part)
+            for snapshot in (self.snapshot(before), self.snapshot(after))
+        ]
+        return measure_drift(*samples)
+
+    def diff(self, before: str | Path, after: str | Path) -> Difference:
+        """Say why two snapshots differ: every input that changed, and what came of it."""
+        from feastrain.dataset.diff import compare_snapshots
+
+        return compare_snapshots(self.snapshot(before), self.snapshot(after))
+
+    def _training_set(self, recipe: str | Path, as_of: datetime | None) -> TrainingSet:
+        from feastrain.dataset.build import training_set
+        from feastrain.telemetry import stage
+
+        store = self.features(recipe)
+        with stage("join") as current:
+            directory = self.artifacts / "snapshots"
+            subject = training_set(self.root, self.recipe(recipe), store, directory, as_of)
+            current.made(rows=len(subject.rows), known=len(subject.known))
+        return subject
+
+    def _gx(self) -> ModuleType:
+        from importlib import import_module
+        from importlib.util import find_spec
+
+        from feastrain.errors import UsageError
+
+        if find_spec("great_expectations") is None:
+            message = "Great Expectations is not installed: pip install 'feastrain[gx]'"
+            raise UsageError(message)
+        return import_module("feastrain.dataset.gx_suite")

@@ -62,11 +62,16 @@ class Transform(_Section):
 
     Every `inputs/NAME.parquet` is the table `raw.NAME`; every table that the SQL makes in
     the schema `features` is written to `outputs/NAME.parquet`.
+
+    `known_at` names, by raw table, the column that says when a row became known, for the
+    leakage audit: by default `created_timestamp`, else the latest of its dates and times, a
+    date being known at its last second. `holidays: null` says that all of it always was.
     """
 
     sql: Path
     inputs: Path
     outputs: Path
+    known_at: dict[str, str | None] = Field(default_factory=dict)
 
 
 class Label(_Section):
@@ -132,6 +137,19 @@ class Expectation(_Section):
     severity: Literal["error", "warn"] = "error"
 
 
+class Audit(_Section):
+    """The proof that no feature knows the future, which every build gives on a sample.
+
+    `rows` (series, cut-off) rows at `cutoffs` cut-offs are built again from sources whose
+    later facts came out otherwise; `seed` decides which, and how.
+    """
+
+    enabled: bool = True
+    cutoffs: Count = 2
+    rows: Count = 200
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
 class Model(_Section):
     """The architecture: an MLP shared by all steps of the horizon."""
 
@@ -195,6 +213,7 @@ class Recipe(_Section):
     transform: Transform | None = None
     split: Split = Split()
     expectations: tuple[Expectation, ...] = ()
+    audit: Audit = Audit()
     model: Model = Model()
     training: Training = Training()
 

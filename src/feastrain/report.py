@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from feastrain.dataset.audit import AuditReport
     from feastrain.evaluation.backtest import Backtest
 
 
@@ -55,6 +58,27 @@ def show_verdicts(verdicts: list[dict[str, Any]]) -> None:
             ", ".join(verdict["examples"]),
         )
     _console().print(table)
+
+
+def show_audit(report: AuditReport) -> None:
+    """Print the verdict of an audit on every feature; clean views take one line each."""
+    title = f"{report.rows:,} rows at {len(report.cutoffs)} cut-offs, built again"
+    table = Table(title=title, title_style="bold")
+    for heading in ("feature", "view", "verdict", "evidence"):
+        table.add_column(heading, overflow="fold")
+    for finding in report.findings:
+        if finding.verdict != "clean":
+            style = "bold red" if finding.verdict == "leak" else "yellow"
+            word = "LEAK" if finding.verdict == "leak" else finding.verdict
+            evidence = escape(finding.evidence)
+            table.add_row(finding.feature, finding.view, f"[{style}]{word}[/]", evidence)
+    clean = Counter(finding.view for finding in report.of("clean"))
+    for view, count in clean.items():
+        table.add_row(f"{count} features", view, "[green]clean[/]", "no row moved")
+    console = _console()
+    console.print(table)
+    for note in report.notes:
+        console.print(note, markup=False)
 
 
 def show_facts(title: str, facts: Mapping[str, object]) -> None:

@@ -6,13 +6,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from feastrain.artifacts import fingerprint, is_published, publishing, source_digests
-from feastrain.dataset.labels import read_labels
-from feastrain.dataset.retrieve import retrieve_known, retrieve_rows
+from feastrain.artifacts import fingerprint, is_published, publishing
+from feastrain.dataset.audit import (
+    NOT_AUDITED,
+    Plan,
+    audit_joined,
+    require_clean,
+    require_unreachable,
+)
+from feastrain.dataset.join import inputs_of, join
 from feastrain.dataset.service import resolve_service
 from feastrain.dataset.snapshot import Snapshot, write_tables
-from feastrain.dataset.spine import make_spine
-from feastrain.dataset.split import Split, split_cutoffs
 from feastrain.dataset.validate import Verdict, require, validate
 from feastrain.version import __version__
 
@@ -21,15 +25,10 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    import pyarrow as pa
     from feast import FeatureStore
 
-    from feastrain.dataset.labels import Panel
-    from feastrain.dataset.service import Service
+    from feastrain.dataset.join import Joined
     from feastrain.recipe import Recipe
-
-FORMAT = 1
-"""Raised when the files of a snapshot change their meaning, so that old ones are made anew."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def build(
     as_of: datetime | None = None,
     on_verdicts: Callable[[list[Verdict]], None] = lambda verdicts: None,  # noqa: ARG005
 ) -> Built:
-    """Join, validate, split and publish the training set of `recipe` under `directory`.
+    """Join, validate, audit, split and publish the training set of `recipe` under `directory`.
 
     Args:
         root: the project folder, where the recipe's paths start.
@@ -61,45 +60,43 @@ def build(
 
     Raises:
         DataError: the data is refused; nothing is published.
-        LeakageError: the label can be reached from the feature service.
+        LeakageError: the label can be reached from the feature service, or a feature knows
+            what came after its cut-off.
     """
     service = resolve_service(store, recipe)
-    inputs = _inputs(root, recipe, service, as_of)
+    require_unreachable(root, recipe, store)
+    inputs = inputs_of(root, recipe, service, as_of)
     final = directory / fingerprint(inputs)
     if is_published(final):
         return Built(Snapshot.open(final), cached=True)
-    panel = read_labels(root / recipe.label.source, recipe, as_of)
-    split = split_cutoffs(len(panel.periods), recipe)
-    spine = make_spine(panel, split, recipe.horizon)
-    rows = retrieve_rows(store, service, spine)
-    known = retrieve_known(store, service, spine, recipe)
-    verdicts = validate([rows, known], recipe.expectations)
+    joined = join(root, recipe, store, service, as_of)
+    verdicts = validate([joined.rows, joined.known], recipe.expectations)
     on_verdicts(verdicts)
     require(verdicts)
-    manifest = _manifest(recipe, service, panel, split, rows) | {
+    audited = _audit(joined, directory.with_name("audits"))
+    manifest = _manifest(joined) | {
         "inputs": inputs,
         "verdicts": [verdict.to_json() for verdict in verdicts],
+        "audit": audited,
     }
     with publishing(final, manifest) as scratch:
-        write_tables(scratch, rows, known, panel.table)
+        write_tables(scratch, joined.rows, joined.known, joined.panel.table)
     return Built(Snapshot.open(final), cached=False)
 
 
-def _inputs(root: Path, recipe: Recipe, service: Service, as_of: datetime | None) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "feastrain": __version__,
-        "recipe": recipe.data_section(),
-        "service": service.fingerprint,
-        "features": service.source_digests(),
-        "labels": source_digests(root / recipe.label.source),
-        "as_of": as_of.isoformat() if as_of else None,
-    }
+def _audit(joined: Joined, directory: Path) -> dict[str, Any]:
+    """Audit a sample of the training set, and return what its manifest says of that."""
+    asked = joined.recipe.audit
+    if not asked.enabled:
+        return NOT_AUDITED
+    plan = Plan(asked.cutoffs, asked.rows, asked.seed, ("mixed",))
+    audited = audit_joined(joined, plan, directory)
+    require_clean(audited.report, audited.html)
+    return {**audited.report.summary(), "fingerprint": audited.path.name}
 
 
-def _manifest(
-    recipe: Recipe, service: Service, panel: Panel, split: Split, rows: pa.Table
-) -> dict[str, Any]:
+def _manifest(joined: Joined) -> dict[str, Any]:
+    recipe, service, panel, split = joined.recipe, joined.service, joined.panel, joined.split
     periods = [f"{period}+00:00" for period in panel.periods]
     boundaries = {
         name: {"first_cutoff": periods[part[0]], "last_cutoff": periods[part[-1]]}
@@ -113,9 +110,9 @@ def _manifest(
         "row_features": list(service.row_features),
         "known_features": list(service.known_features),
         "split": boundaries | {"embargo": recipe.embargo},
-        "rows": dict(Counter(rows["split"].to_pylist())),
+        "rows": dict(Counter(joined.rows["split"].to_pylist())),
         "labels": len(panel.table),
         "series": len(panel.series),
         "periods": {"first": periods[0], "last": periods[-1], "count": len(periods)},
-        "schema": {field.name: str(field.type) for field in rows.schema},
+        "schema": {field.name: str(field.type) for field in joined.rows.schema},
     }

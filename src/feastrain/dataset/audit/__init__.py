@@ -20,7 +20,7 @@ from feastrain.artifacts import (
 )
 from feastrain.dataset.audit.alarm import raise_alarms
 from feastrain.dataset.audit.html import as_html
-from feastrain.dataset.audit.proof import Plan, prove
+from feastrain.dataset.audit.proof import prove
 from feastrain.dataset.audit.reach import find_reaches, require_unreachable
 from feastrain.dataset.audit.report import (
     NOT_AUDITED,
@@ -28,6 +28,7 @@ from feastrain.dataset.audit.report import (
     Finding,
     require_clean,
 )
+from feastrain.dataset.audit.sample import Plan
 from feastrain.dataset.audit.verdicts import judge
 from feastrain.dataset.join import inputs_of, join
 from feastrain.dataset.service import resolve_service

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 IMPLAUSIBLE = 0.1
 """Of the history's error: what is below is suspicious."""
-ROWS = 12_000
+ROWS = 6_000
 LEAST = 50
 """Rows that a judgement needs."""
 TRIM = 0.9

@@ -63,7 +63,7 @@ class Copies:
             inputs = self.scratch / "raw"
             for source in self.raw:
                 write(_changed(source, change), inputs / f"{source.name}.parquet")
-            run_transform(self.sql, inputs, self.scratch / "made")
+            run_transform(self.sql, inputs, self.scratch / "made", compression="uncompressed")
 
     def tables(self) -> tuple[Facts, ...]:
         """Return every table that a change may touch."""
@@ -90,9 +90,10 @@ def make_copies(
         if table is not None:
             paths[name] = scratch / "made" / f"{table}.parquet"
             continue
-        known_at = [c for c in (source.timestamp_field, source.created_timestamp_column) if c]
+        event_at = (source.timestamp_field,)
+        known_at = (*event_at, *filter(None, [source.created_timestamp_column]))
         rows = read_source(store, view)
-        stored.append(facts(name, rows, tuple(known_at), keys, recipe.label.column))
+        stored.append(facts(name, rows, known_at, event_at, keys, recipe.label.column))
         paths[name] = scratch / "stored" / f"{name}.parquet"
     for folder in ("raw", "made", "stored"):
         (scratch / folder).mkdir()
@@ -134,11 +135,13 @@ def _raw_tables(root: Path, recipe: Recipe, keys: frozenset[str]) -> tuple[Facts
             f"{transform.inputs} has {', '.join(path.stem for path in files)}"
         )
         raise RecipeError(message)
-    return tuple(
-        facts(path.stem, table, _known_at(path.stem, table, transform), keys, recipe.label.column)
-        for path in files
-        for table in [pq.read_table(path)]
-    )
+    raw = []
+    for path in files:
+        table = pq.read_table(path)
+        known_at = _known_at(path.stem, table, transform)
+        event_at = tuple(c for c in time_columns(table) if c not in known_at) or known_at
+        raw.append(facts(path.stem, table, known_at, event_at, keys, recipe.label.column))
+    return tuple(raw)
 
 
 def _known_at(name: str, table: pa.Table, transform: Transform) -> tuple[str, ...]:

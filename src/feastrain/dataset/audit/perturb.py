@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 Mutation = Literal["scrambled", "absent", "mixed"]
 """*scrambled*: other values; *absent*: no rows; *mixed*: the nearest later rows have other
-values or are gone, the farther ones are gone."""
+values or are gone, the farther ones are gone. A late correction, which is later only because
+it became known late, keeps its row: a pipeline may wait for it."""
 
 STRANGER = "never seen before"
 END_OF_DAY = np.timedelta64(86_399, "s")
@@ -35,12 +36,14 @@ class Facts:
     table: pa.Table
     known_N: NDArray[np.datetime64]
     """When each row became known, UTC; TIMELESS where it always was."""
+    event_N: NDArray[np.datetime64]
+    """The time that each row is about, UTC."""
     keys: frozenset[str] = frozenset()
     """Columns that say what a row is about: they keep their values, as times do."""
     label: str | None = None
     """The column that holds the label, which counts as known no sooner than its period."""
     known_at: tuple[str, ...] = ()
-    """The columns that say so, for the reader of a report."""
+    """The columns that say when a row became known: the latest of them."""
 
     @property
     def when(self) -> str:
@@ -57,11 +60,17 @@ class Facts:
 
 
 def facts(
-    name: str, table: pa.Table, known_at: tuple[str, ...], keys: frozenset[str], label: str | None
+    name: str,
+    table: pa.Table,
+    known_at: tuple[str, ...],
+    event_at: tuple[str, ...],
+    keys: frozenset[str],
+    label: str | None,
 ) -> Facts:
-    """Describe a table whose rows are known at the latest of the columns `known_at`."""
+    """Describe a table by the columns that say when a row became known, and what it is about."""
     held = label if label in table.column_names else None
-    return Facts(name, table, latest(table, known_at), keys, held, known_at)
+    known_N, event_N = latest(table, known_at), latest(table, event_at)
+    return Facts(name, table, known_N, event_N, keys, held, known_at)
 
 
 def time_columns(table: pa.Table) -> tuple[str, ...]:
@@ -118,11 +127,12 @@ def mutate(
         table = _scramble(table, chosen, later_N, source.name, seed)
     if mutation == "scrambled" or not later_N.any():
         return table
-    gone_N = later_N
+    gone_N = later_N & (source.event_N > moment(cutoff))
     if mutation == "mixed":
-        boundary = np.sort(source.known_N[later_N])[int(later_N.sum() * NEAR)]
-        near_N = source.known_N <= boundary
-        gone_N = later_N & (~near_N | (rng.random(len(later_N)) < NEAR))
+        near_N = source.known_N <= np.quantile(
+            source.known_N[later_N].astype(np.int64), NEAR
+        ).astype("datetime64[us]")
+        gone_N = gone_N & (~near_N | (rng.random(len(later_N)) < NEAR))
     return table.filter(pa.array(~gone_N))
 
 

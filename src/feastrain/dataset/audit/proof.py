@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field, replace
-from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,34 +16,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feastrain.dataset.audit.copies import Change, make_copies
+from feastrain.dataset.audit.sample import draw
 from feastrain.dataset.audit.trace import trace
 from feastrain.dataset.retrieve import retrieve_known, retrieve_rows
 from feastrain.errors import DataError
 from feastrain.stores.replica import replicate, views_behind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from datetime import datetime
 
-    from feast import FeatureStore
-
     from feastrain.dataset.audit.copies import Copies
-    from feastrain.dataset.audit.perturb import Mutation
+    from feastrain.dataset.audit.sample import Plan
     from feastrain.dataset.join import Joined
 
 TOLERANCE = 1e-9
 """Of the value, and of the largest in the sample: a query that is run again may add its
 numbers in another order."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How much is proven: how many rows at how many cut-offs, and in which ways."""
-
-    cutoffs: int
-    rows: int
-    seed: int
-    mutations: tuple[Mutation, ...]
 
 
 @dataclass(frozen=True)
@@ -65,6 +53,8 @@ class Moves:
     rows: set[tuple[Any, ...]] = field(default_factory=set)
     change: Change | None = None
     """The change that moved it first."""
+    sample: pa.Table | None = None
+    """The rows in which it did."""
     sources: tuple[str, ...] = ()
     """The columns that it moved with."""
 
@@ -109,42 +99,38 @@ def prove(joined: Joined, plan: Plan) -> Proof:
         scratch = Path(folder)
         views = views_behind(joined.store, joined.recipe.features.service)
         copies = make_copies(joined.root, joined.recipe, joined.store, views, scratch)
-        bench = Bench(joined, copies, replicate(joined.store, copies.paths, scratch))
-        samples = draw(joined.rows, plan)
-        notes: list[str] = []
-        moved: dict[str, Moves] = {}
-        for number, (cutoff, rows) in enumerate(samples):
-            for mutation in plan.mutations:
-                change = Change(cutoff, mutation, plan.seed + number)
-                bench.compare(change, rows, moved, notes)
-        unstable = bench.unstable(samples) if moved else {}
-        moved = {name: moves for name, moves in moved.items() if name not in unstable}
-        trace(moved, copies, lambda change: bench.moved_by(change, dict(samples)[change.cutoff]))
-        return Proof(
-            tuple(cutoff for cutoff, _ in samples),
-            sum(len(rows) for _, rows in samples),
-            sum(len(bench.known_at(cutoff, rows)) for cutoff, rows in samples),
-            moved,
-            unstable,
-            {source.name: source.when for source in copies.tables()},
-            tuple(dict.fromkeys(notes)),
-        )
+        replica = replicate(joined.store, copies.paths, scratch)
+
+        def retrieve(spine: pa.Table) -> tuple[pa.Table, pa.Table]:
+            rows = retrieve_rows(replica, joined.service, spine)
+            return rows, retrieve_known(replica, joined.service, spine, joined.recipe)
+
+        bench = Bench(joined, copies, retrieve)
+        proof = compare(bench, plan)
+        trace(proof.moved, bench.copies, bench.moved_by)
+        return proof
 
 
-def draw(rows: pa.Table, plan: Plan) -> list[tuple[datetime, pa.Table]]:
-    """Return for some cut-offs, spread over all there are, some of their rows."""
-    rng = np.random.default_rng(plan.seed)
-    stamps = rows["event_timestamp"].to_numpy()
-    cutoffs = np.unique(stamps)
-    count = min(plan.cutoffs, len(cutoffs))
-    each = max(1, plan.rows // count)
-    samples = []
-    for part in np.array_split(cutoffs, count):
-        cutoff = rng.choice(part)
-        at = np.flatnonzero(stamps == cutoff)
-        chosen = np.sort(rng.choice(at, min(each, len(at)), replace=False))
-        samples.append((_time(cutoff), rows.take(pa.array(chosen))))
-    return samples
+def compare(bench: Bench, plan: Plan) -> Proof:
+    """Change the future as planned, and return which features moved."""
+    samples = draw(bench.joined.rows, bench.copies.tables(), plan)
+    notes: list[str] = []
+    moved: dict[str, Moves] = {}
+    for number, (cutoff, rows) in enumerate(samples):
+        for mutation in plan.mutations:
+            change = Change(cutoff, mutation, plan.seed + number)
+            bench.make(change, rows, moved, notes)
+    unstable = bench.unstable(samples) if moved else {}
+    moved = {name: moves for name, moves in moved.items() if name not in unstable}
+    return Proof(
+        tuple(cutoff for cutoff, _ in samples),
+        sum(len(rows) for _, rows in samples),
+        sum(len(bench.known_at(cutoff, rows)) for cutoff, rows in samples),
+        moved,
+        unstable,
+        {source.name: source.when for source in bench.copies.tables()},
+        tuple(dict.fromkeys(notes)),
+    )
 
 
 def differs(before: Any, after: Any, scale: float) -> bool:
@@ -160,13 +146,14 @@ def differs(before: Any, after: Any, scale: float) -> bool:
 
 @dataclass(frozen=True)
 class Bench:
-    """The replica of a feature store on copies, and what the store itself answered."""
+    """Copies of the sources, what reads them, and what was read from the sources themselves."""
 
     joined: Joined
     copies: Copies
-    replica: FeatureStore
+    retrieve: Callable[[pa.Table], tuple[pa.Table, pa.Table]]
+    """Returns the features of a spine, and the known-ahead ones, from the copies."""
 
-    def compare(
+    def make(
         self, change: Change, rows: pa.Table, moved: dict[str, Moves], notes: list[str]
     ) -> None:
         """Note in `moved` which features of the rows a change moves."""
@@ -214,51 +201,34 @@ class Bench:
     def _compare(
         self, cutoff: datetime, rows: pa.Table, moved: dict[str, Moves], change: Change | None
     ) -> None:
-        before, after = self._built(cutoff, rows), self._built_again(rows)
+        spine = rows.select([*self.joined.service.columns.entities, "event_timestamp"])
+        before = self._values_of(rows, self.known_at(cutoff, rows))
+        after = self._values_of(*self.retrieve(spine))
         for feature, (keys, old) in before.items():
             scale = max((abs(v) for v in old if _finite(v)), default=0.0)
             for key, was, now in zip(keys, old, after[feature][1], strict=True):
                 if differs(was, now, scale):
-                    entry = moved.setdefault(feature, Moves(change=change))
+                    entry = moved.setdefault(feature, Moves(change=change, sample=rows))
                     identity = (cutoff, *key.values())
                     if identity not in entry.rows:
                         entry.rows.add(identity)
                         entry.moves.append(Move(key, cutoff, was, now))
 
-    def _built(self, cutoff: datetime, rows: pa.Table) -> Values:
-        return dict(self._values(rows, lambda: self.known_at(cutoff, rows)))
-
-    def _built_again(self, rows: pa.Table) -> Values:
-        joined = self.joined
-        spine = rows.select([*joined.service.columns.entities, "event_timestamp"])
-        again = retrieve_rows(self.replica, joined.service, spine)
-        return dict(
-            self._values(
-                again,
-                lambda: retrieve_known(self.replica, joined.service, spine, joined.recipe),
-            )
-        )
-
-    def _values(
-        self, rows: pa.Table, known: Callable[[], pa.Table]
-    ) -> Iterator[tuple[str, tuple[list[dict[str, Any]], list[Any]]]]:
+    def _values_of(self, rows: pa.Table, known: pa.Table) -> Values:
         service = self.joined.service
-        keys = rows.select(list(service.columns.entities)).to_pylist()
-        for reference in (*service.row_features, *service.unused_features):
-            yield reference, (keys, rows[reference.partition(":")[2]].to_pylist())
-        if service.known_features:
-            ahead = known()
-            keys = ahead.select([*service.columns.known_keys, "step"]).to_pylist()
-            for reference in service.known_features:
-                yield reference, (keys, ahead[reference.partition(":")[2]].to_pylist())
+        values: Values = {}
+        for features, table, keys in (
+            ((*service.row_features, *service.unused_features), rows, service.columns.entities),
+            (service.known_features, known, (*service.columns.known_keys, "step")),
+        ):
+            if features:
+                named = table.select(list(keys)).to_pylist()
+                for reference in features:
+                    values[reference] = (named, table[reference.partition(":")[2]].to_pylist())
+        return values
 
 
 _STAMP = pa.timestamp("us", tz="UTC")
-
-
-def _time(stamp: np.datetime64) -> datetime:
-    time: datetime = stamp.astype("datetime64[us]").item()
-    return time.replace(tzinfo=UTC)
 
 
 def _missing(value: Any) -> bool:

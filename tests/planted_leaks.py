@@ -44,7 +44,7 @@ LEAKS = {
 
 SQL = f"""
 CREATE TABLE features.planted AS
-SELECT grid.store, grid.dept,
+SELECT grid.store, grid.dept, random() AS dice,
     {", ".join(f"({value})::DOUBLE AS {name}" for name, value in LEAKS.items())},
     close_of(week) AS event_timestamp,
     close_of(week) AS created_timestamp
@@ -78,7 +78,7 @@ def planted(name, entities, fields):
     )
 
 
-planted_leaks = planted("planted", [store, dept], {list(LEAKS)!r})
+planted_leaks = planted("planted", [store, dept], {["dice", *LEAKS]!r})
 planted_static = planted("planted_static", [store], ["usual_sales_of_store"])
 planted_early = planted("planted_early", [store], ["temperature_too_early"])
 planted_service = FeatureService(
@@ -95,6 +95,9 @@ PLANTED = {f"planted:{name}" for name in LEAKS} | {
     "planted_early:temperature_too_early",
 }
 """Every planted leak, by reference."""
+
+DICE = "planted:dice"
+"""Is never the same twice."""
 
 
 def plant(root: Path) -> None:
@@ -188,4 +191,4 @@ def _as_of(
     with duckdb.connect(":memory:") as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("wanted", wanted)
-        return connection.execute(query).to_arrow_table()
+        return connection.sql(query).to_arrow_table()

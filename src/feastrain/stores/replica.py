@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from feastrain.errors import ProjectError
 from feastrain.stores.feature_repo import quiet_offline_store
 
 # isort: split
@@ -91,6 +93,9 @@ def replicate(store: FeatureStore, sources: Mapping[str, Path], scratch: Path) -
         sources: the Parquet file that each view is to read, by the view's name; with the
             columns that the view's own source has. On-demand views among the names are none.
         scratch: an existing folder.
+
+    Raises:
+        ProjectError: a view of a kind that cannot be led to a copy.
     """
     views = [store.registry.get_any_feature_view(name, store.project) for name in sources]
     on_files = all(isinstance(view.batch_source, FileSource) for view in views)
@@ -109,23 +114,33 @@ def replicate(store: FeatureStore, sources: Mapping[str, Path], scratch: Path) -
         for entity in store.list_entities():
             registry.apply_entity(entity, store.project, commit=False)
         for view in views:
-            view.batch_source = _copy_of(view.batch_source, sources[view.name])
+            _read_copy(view, sources[view.name])
             registry.apply_feature_view(view, store.project, commit=False)
         for on_demand in store.list_on_demand_feature_views():
             if set(inputs_of(on_demand)) <= sources.keys():
                 registry.apply_feature_view(on_demand, store.project, commit=False)
         registry.commit()
+    for name, path in sources.items():
+        view = copy(registry.get_any_feature_view(name, store.project))
+        if view.batch_source.path != str(path):
+            message = f"view {name!r} ({type(view).__name__}) cannot be led to a copy of its source"
+            raise ProjectError(message)
     return replica
 
 
-def _copy_of(source: Any, path: Path) -> FileSource:
-    return FileSource(
+def _read_copy(view: Any, path: Path) -> None:
+    """Lead a view to a copy; also what it is pushed or streamed from, whence Feast copies it."""
+    source = view.batch_source
+    view.batch_source = FileSource(
         name=source.name,
         path=str(path),
         timestamp_field=source.timestamp_field,
         created_timestamp_column=source.created_timestamp_column,
         field_mapping=dict(source.field_mapping or {}),
     )
+    stream = getattr(view, "stream_source", None)
+    if stream is not None:
+        stream.batch_source = view.batch_source
 
 
 def _with_time_zone(table: pa.Table, names: list[str | None]) -> pa.Table:

@@ -6,6 +6,7 @@ move when the future comes out otherwise (`proof`), does one tell the label too 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from feastrain.artifacts import (
     is_published,
     open_manifest,
     publishing,
+    source_digests,
     write_json,
 )
 from feastrain.dataset.audit.alarm import raise_alarms
@@ -30,7 +32,7 @@ from feastrain.dataset.audit.report import (
 )
 from feastrain.dataset.audit.sample import Plan
 from feastrain.dataset.audit.verdicts import judge
-from feastrain.dataset.join import inputs_of, join
+from feastrain.dataset.join import join
 from feastrain.dataset.service import resolve_service
 from feastrain.version import __version__
 
@@ -140,13 +142,28 @@ def _inputs(joined: Joined, plan: Plan) -> dict[str, Any]:
     raw = {}
     if transform is not None:
         raw = {
-            str(path.relative_to(root)): file_digest(path)
+            path.name: file_digest(path)
             for path in (root / transform.sql, *sorted((root / transform.inputs).glob("*.parquet")))
         }
     return {
         "format": FORMAT,
         "plan": asdict(plan),
         "raw": raw,
+        "recipe": recipe.data_section(),
+        "service": joined.service.fingerprint,
+        "features": _features(joined),
+        "labels": source_digests(root / recipe.label.source),
         "rows": [len(joined.rows), str(joined.panel.last_period)],
-        **inputs_of(root, recipe, joined.service, None),
+        "feastrain": __version__,
     }
+
+
+def _features(joined: Joined) -> Any:
+    """Return what tells the features apart: their files or, where they lie elsewhere, values."""
+    if not joined.service.elsewhere:
+        return joined.service.source_digests()
+    digest = hashlib.sha256()
+    for table in (joined.rows, joined.known):
+        for batch in table.to_batches():
+            digest.update(batch.serialize())
+    return digest.hexdigest()

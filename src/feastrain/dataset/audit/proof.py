@@ -165,7 +165,12 @@ class Bench:
                 "they were taken away instead"
             )
             change = replace(change, mutation="absent")
-            self.copies.write(change)
+            try:
+                self.copies.write(change)
+            except DataError as fault:
+                message = f"the audit runs the transform without what came after {change.cutoff}"
+                message = f"{message}, as it ran then, and that fails: {fault}"
+                raise DataError(message) from fault
         self._compare(change.cutoff, rows, moved, change)
 
     def moved_by(self, change: Change, rows: pa.Table) -> set[str]:
@@ -192,7 +197,9 @@ class Bench:
         keys = list(self.joined.service.columns.known_keys)
         known = self.joined.known
         known = known.filter(pc.equal(known["event_timestamp"], pa.scalar(cutoff, _STAMP)))
-        if not keys or not len(known):
+        if not self.joined.service.known_features:
+            return known.slice(0, 0)
+        if not keys:
             return known
         groups = rows.select(keys).group_by(keys).aggregate([])
         order = [(name, "ascending") for name in [*keys, "event_timestamp", "step"]]

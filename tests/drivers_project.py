@@ -119,7 +119,7 @@ def write_drivers(root: Path) -> Path:
         conv_rate=rng.random(len(rows)).astype(np.float32),
         acc_rate=rng.random(len(rows)).astype(np.float32),
         avg_daily_trips=rng.integers(0, 1000, len(rows)),
-        created=rows["event_timestamp"] + late,
+        created=(rows["event_timestamp"] + late).dt.as_unit("us"),
     )
     stats.to_parquet(data / "driver_stats.parquet")
     rows.assign(trips=rng.normal(100, 20, len(rows))).to_parquet(data / "trips.parquet")

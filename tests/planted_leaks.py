@@ -176,14 +176,17 @@ def _as_of(
     source = view.batch_source
     event, created = source.timestamp_field, source.created_timestamp_column
     keys = " AND ".join(f"wanted.{f.name} = facts.{f.name}" for f in view.entity_columns)
-    conditions = [keys, f"facts.{event} <= wanted.event_timestamp"]
+    renamed = {new: old for old, new in (source.field_mapping or {}).items()}
+    columns = ", ".join(f"facts.{renamed.get(name, name)} AS {name}" for name in names)
+    conditions = [keys, f"facts.{event}::TIMESTAMPTZ <= wanted.event_timestamp"]
     if by_created:
-        conditions.append(f"facts.{created} <= wanted.event_timestamp")
+        conditions.append(f"facts.{created}::TIMESTAMPTZ <= wanted.event_timestamp")
     if view.ttl:
         seconds = view.ttl.total_seconds()
-        conditions.append(f"facts.{event} >= wanted.event_timestamp - INTERVAL {seconds} SECONDS")
+        age = f"epoch(wanted.event_timestamp) - epoch(facts.{event}::TIMESTAMPTZ)"
+        conditions.append(f"{age} <= {seconds}")
     query = f"""
-        SELECT wanted.row, {", ".join(f"facts.{name}" for name in names)}
+        SELECT wanted.row, {columns}
         FROM wanted JOIN read_parquet('{path}') AS facts ON {" AND ".join(conditions)}
         QUALIFY row_number() OVER (
             PARTITION BY wanted.row ORDER BY facts.{event} DESC, facts.{created} DESC

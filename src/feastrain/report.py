@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from feastrain.dataset.audit import AuditReport
     from feastrain.dataset.diff import Change, Difference
     from feastrain.dataset.drift import Drift
     from feastrain.dataset.plan import Plan
@@ -191,6 +194,27 @@ def _size(count: int | None) -> str:
 def _add_row(table: Table, *cells: str | Text) -> None:
     """Add a row as it reads: square brackets in data are no markup."""
     table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
+
+
+def show_audit(report: AuditReport) -> None:
+    """Print the verdict of an audit on every feature; clean views take one line each."""
+    title = f"{report.rows:,} rows at {len(report.cutoffs)} cut-offs, built again"
+    table = Table(title=title, title_style="bold")
+    for heading in ("feature", "view", "verdict", "evidence"):
+        table.add_column(heading, overflow="fold")
+    for finding in report.findings:
+        if finding.verdict != "clean":
+            style = "bold red" if finding.verdict == "leak" else "yellow"
+            word = "LEAK" if finding.verdict == "leak" else finding.verdict
+            evidence = escape(finding.evidence)
+            table.add_row(finding.feature, finding.view, f"[{style}]{word}[/]", evidence)
+    clean = Counter(finding.view for finding in report.of("clean"))
+    for view, count in clean.items():
+        table.add_row(f"{count} features", view, "[green]clean[/]", "no row moved")
+    console = _console()
+    console.print(table)
+    for note in report.notes:
+        console.print(note, markup=False)
 
 
 def show_facts(title: str, facts: Mapping[str, object]) -> None:

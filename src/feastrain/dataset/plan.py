@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feastrain.artifacts import fingerprint, is_published, open_manifest
-from feastrain.dataset.build import list_inputs
 from feastrain.dataset.diff import Change, changed_inputs
+from feastrain.dataset.join import inputs_of
 from feastrain.dataset.labels import read_labels
 from feastrain.dataset.latest import last_effort, last_snapshot
 from feastrain.dataset.service import resolve_service
@@ -116,7 +116,7 @@ def make_plan(place: Place, recipe: Recipe, as_of: datetime | None = None) -> Pl
     if panel is None:
         missing.append(f"missing: {source}, the label source: split and rows are not known")
     spine = _spine(panel, recipe)
-    inputs = list_inputs(place.root, recipe, service, as_of) if service and panel else None
+    inputs = inputs_of(place.root, recipe, service, as_of) if service and panel else None
     settled = inputs is not None and not pending and not missing
     final = place.snapshots / fingerprint(inputs) if settled else None
     last = last_snapshot(place.snapshots, recipe.name)

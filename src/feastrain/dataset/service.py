@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feastrain.artifacts import fingerprint, source_digests
-from feastrain.errors import LeakageError, ProjectError, RecipeError
+from feastrain.artifacts import file_digest, fingerprint, source_digests
+from feastrain.errors import ProjectError, RecipeError
 from feastrain.recipe import FeatureColumns, Recipe, Role
+from feastrain.stores.replica import files_of, local_path, views_behind
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from feast import FeatureStore, FeatureView, OnDemandFeatureView
 
 
@@ -27,7 +29,9 @@ class Service:
     unused_features: tuple[str, ...]
     """References `view:feature` that the snapshot holds and no model reads."""
     sources: dict[str, Path]
-    """Files behind the service's views, by view."""
+    """Files, folders or patterns behind the service's views and their inputs, by view."""
+    elsewhere: dict[str, str]
+    """What the other views read, which is no file on this machine, by view."""
     definitions: dict[str, dict[str, Any]]
     """What decides a feature's value, by view, as plain JSON values."""
 
@@ -37,8 +41,18 @@ class Service:
         return fingerprint(list(self.definitions.items()))
 
     def source_digests(self) -> dict[str, dict[str, str]]:
-        """Return the SHA-256 of every file behind the service, by view."""
-        return {view: source_digests(path) for view, path in self.sources.items()}
+        """Return the SHA-256 of every file behind the service, by view.
+
+        Raises:
+            ProjectError: a view reads no file on this machine.
+        """
+        for view, source in self.elsewhere.items():
+            message = (
+                f"view {view!r} reads {source}: only Parquet files on this machine can be "
+                "fingerprinted; export it to a file first"
+            )
+            raise ProjectError(message)
+        return {view: _digests(path) for view, path in self.sources.items()}
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,7 @@ def resolve_service(store: FeatureStore, recipe: Recipe) -> Service:
     Raises:
         RecipeError: a role, a stepped or a categorical column names nothing in the service,
             a feature has no role, or keys do not fit.
-        LeakageError: the label, or a view on the label source, is in the service.
+        ProjectError: a file behind the service does not exist.
     """
     views = _views(store, recipe)
     features = [
@@ -70,14 +84,15 @@ def resolve_service(store: FeatureStore, recipe: Recipe) -> Service:
         for role in [_role(field.name, view, recipe)]
     ]
     _check_names(features, recipe)
-    _check_leaks(features, views, recipe)
     columns = _columns(features, recipe)
+    sources, elsewhere = _sources(store, recipe)
     return Service(
         columns=columns,
         row_features=tuple(f.reference for f in features if f.role in {"static", "observed"}),
         known_features=tuple(f.reference for f in features if f.role == "known_ahead"),
         unused_features=tuple(f.reference for f in features if f.role == "unused"),
-        sources=_sources(views),
+        sources=sources,
+        elsewhere=elsewhere,
         definitions={view.projection.name_to_use(): _definition(view) for view in views},
     )
 
@@ -144,25 +159,6 @@ def _check_names(features: list[_Feature], recipe: Recipe) -> None:
             raise RecipeError(message)
 
 
-def _check_leaks(features: list[_Feature], views: list[Any], recipe: Recipe) -> None:
-    for feature in features:
-        if feature.name == recipe.label.column:
-            message = (
-                f"the label {feature.name!r} is in the feature service "
-                f"{recipe.features.service!r} (view {feature.view!r}); remove it there"
-            )
-            raise LeakageError(message)
-    for view in views:
-        source = getattr(view, "batch_source", None)
-        path = getattr(source, "path", None)
-        if path is not None and Path(path).name == recipe.label.source.name:
-            message = (
-                f"view {view.name!r} of the service reads the label source {path}; "
-                "keep labels out of the feature service"
-            )
-            raise LeakageError(message)
-
-
 def _columns(features: list[_Feature], recipe: Recipe) -> FeatureColumns:
     period_key = recipe.features.period_key
     of_steps = {
@@ -203,24 +199,27 @@ def _columns(features: list[_Feature], recipe: Recipe) -> FeatureColumns:
     )
 
 
-def _sources(views: list[Any]) -> dict[str, Path]:
-    sources = {}
-    for view in views:
+def _sources(store: FeatureStore, recipe: Recipe) -> tuple[dict[str, Path], dict[str, str]]:
+    sources, elsewhere = {}, {}
+    for name, view in views_behind(store, recipe.features.service).items():
         source = getattr(view, "batch_source", None)
         if source is None:
             continue
-        path = getattr(source, "path", None)
-        if not path or "://" in path:
-            message = (
-                f"view {view.name!r} reads {type(source).__name__} {source.name!r}: only Parquet "
-                "files on this machine can be fingerprinted; export it to a file first"
-            )
+        path = local_path(store, source)
+        if path is None:
+            elsewhere[name] = f"{type(source).__name__} {source.name!r}"
+        elif not files_of(path):
+            message = f"view {name!r} reads {path}, which does not exist; make it first"
             raise ProjectError(message)
-        if not Path(path).exists():
-            message = f"view {view.name!r} reads {path}, which does not exist; make it first"
-            raise ProjectError(message)
-        sources[view.name] = Path(path)
-    return sources
+        else:
+            sources[name] = path
+    return sources, elsewhere
+
+
+def _digests(path: Path) -> dict[str, str]:
+    if path.exists():
+        return source_digests(path)
+    return {file.name: file_digest(file) for file in files_of(path)}
 
 
 def _definition(view: Any) -> dict[str, Any]:

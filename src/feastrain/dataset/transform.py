@@ -64,7 +64,9 @@ def is_engineered(root: Path, transform: Transform, directory: Path) -> bool:
     return is_published(final) and (root / transform.outputs).resolve() == final.resolve()
 
 
-def run_transform(sql: Path, inputs: Path, outputs: Path) -> dict[str, int]:
+def run_transform(
+    sql: Path, inputs: Path, outputs: Path, compression: str = "zstd"
+) -> dict[str, int]:
     """Run `sql` over `inputs/*.parquet` and write every `features.*` table to `outputs`.
 
     Each `inputs/NAME.parquet` is the view `raw.NAME`. Time is UTC throughout.
@@ -96,7 +98,7 @@ def run_transform(sql: Path, inputs: Path, outputs: Path) -> dict[str, int]:
         if not tables:
             message = f"{sql} makes no table in the schema `features`"
             raise ProjectError(message)
-        return {name: _export(connection, name, outputs) for (name,) in tables}
+        return {name: _export(connection, name, outputs, compression) for (name,) in tables}
 
 
 def _destination(sql: Path, inputs: Path, directory: Path) -> tuple[Path, dict[str, str]]:
@@ -115,10 +117,12 @@ def _require(sql: Path, inputs: Path) -> None:
         raise ProjectError(message)
 
 
-def _export(connection: duckdb.DuckDBPyConnection, name: str, outputs: Path) -> int:
+def _export(
+    connection: duckdb.DuckDBPyConnection, name: str, outputs: Path, compression: str
+) -> int:
     literal = str(outputs / f"{name}.parquet").replace("'", "''")
     connection.execute(
-        f"COPY features.{_quoted(name)} TO '{literal}' (FORMAT parquet, COMPRESSION zstd)"
+        f"COPY features.{_quoted(name)} TO '{literal}' (FORMAT parquet, COMPRESSION {compression})"
     )
     row = connection.execute(f"SELECT count(*) FROM features.{_quoted(name)}").fetchone()  # noqa: S608
     return int(row[0]) if row else 0

@@ -1,0 +1,681 @@
+"""Planted leaks are caught and named; clean features raise no alarm. Thirty seeds of each.
+
+The thirty seeds run on the parts of the audit themselves, with a plain point-in-time join in
+place of Feast's; a few runs go the whole way through Feast.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drivers_project import write_drivers
+from feastrain import Project
+from feastrain.artifacts import source_digests
+from feastrain.cli import main
+from feastrain.dataset.audit.html import as_html
+from feastrain.dataset.audit.perturb import facts, mutate
+from feastrain.dataset.audit.report import AuditReport, Example, Finding, require_clean
+from feastrain.errors import DataError, LeakageError, RecipeError
+from feastrain.settings import Settings
+from planted_leaks import DICE, LEAKS, PLANTED, append, plant, point_in_time_reader
+
+SEEDS = range(30)
+
+
+def joined_of(root: Path, recipe: str):
+    """Return the training set of a project, read through Feast."""
+    from feastrain.dataset.join import join
+    from feastrain.dataset.service import resolve_service
+
+    project = Project(root, Settings())
+    store, asked = project.features(recipe), project.recipe(recipe)
+    return join(project.root, asked, store, resolve_service(store, asked), None)
+
+
+def bench_of(joined, *, by_created: bool = True):
+    """Return an audit's bench for a training set, which reads its copies without Feast."""
+    from feastrain.dataset.audit.copies import make_copies
+    from feastrain.dataset.audit.proof import Bench
+    from feastrain.stores.replica import views_behind
+
+    scratch = joined.root / f"copies-{by_created}"
+    scratch.mkdir()
+    views = views_behind(joined.store, joined.recipe.features.service)
+    copies = make_copies(joined.root, joined.recipe, joined.store, views, scratch)
+    return Bench(joined, copies, point_in_time_reader(joined, copies, by_created=by_created))
+
+
+def moved(bench, seed: int, cutoffs: int = 2, rows: int = 24) -> set[str]:
+    """Return the features that move at a seed, as `build` looks for them."""
+    from feastrain.dataset.audit.copies import Change
+    from feastrain.dataset.audit.sample import Plan, draw
+
+    plan = Plan(cutoffs, rows, seed, ("mixed",))
+    found: dict[str, object] = {}
+    for number, (cutoff, sample) in enumerate(draw(bench.joined.rows, bench.copies.tables(), plan)):
+        bench.make(Change(cutoff, "mixed", seed + number), sample, found, [])
+    return set(found)
+
+
+@pytest.fixture(scope="module")
+def clean_root(tmp_path_factory: pytest.TempPathFactory, small_tables: Path) -> Path:
+    """The reference application on the small tables."""
+    root = tmp_path_factory.mktemp("clean") / "demand"
+    Project.init(root, small_tables)
+    return root
+
+
+@pytest.fixture(scope="module")
+def planted_root(tmp_path_factory: pytest.TempPathFactory, clean_root: Path) -> Path:
+    """The reference application with every leak planted, beside its clean features."""
+    root = tmp_path_factory.mktemp("planted") / "demand"
+    shutil.copytree(clean_root, root, symlinks=True, ignore=shutil.ignore_patterns("copies-*"))
+    plant(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def clean(clean_root: Path):
+    return bench_of(joined_of(clean_root, "smoke"))
+
+
+@pytest.fixture(scope="module")
+def planted(planted_root: Path):
+    return bench_of(joined_of(planted_root, "smoke"))
+
+
+@pytest.fixture(scope="module")
+def drivers_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Feast's own example as a project: no transform, an on-demand view, a push source."""
+    return write_drivers(tmp_path_factory.mktemp("drivers") / "drivers")
+
+
+@pytest.fixture(scope="module")
+def drivers(drivers_root: Path):
+    joined = joined_of(drivers_root, "drivers")
+    stored = [f for f in joined.service.row_features if not f.startswith("transformed_conv_rate")]
+    service = dataclasses.replace(joined.service, row_features=tuple(stored))
+    return dataclasses.replace(joined, service=service)
+
+
+# The proof -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_planted_leaks_are_caught_and_clean_features_are_not(planted, seed: int) -> None:
+    """At every seed exactly the planted leaks move, and the feature that never is the same."""
+    assert PLANTED | {DICE} == moved(planted, seed)
+
+
+def test_the_clean_application_is_clean_at_every_seed(clean) -> None:
+    """No feature of the reference application moves, the known-ahead ones included."""
+    assert {} == {seed: found for seed in SEEDS for found in [moved(clean, seed)] if found}
+
+
+def test_what_is_never_the_same_is_unstable_and_no_leak(planted) -> None:
+    """A random feature is told from the leaks, though it moves as they do."""
+    from feastrain.dataset.audit.proof import compare
+    from feastrain.dataset.audit.sample import Plan
+
+    proof = compare(planted, Plan(1, 12, 0, ("scrambled", "absent")))
+    assert {DICE} == set(proof.unstable)
+    assert DICE not in proof.moved
+
+
+def test_each_mutation_finds_what_the_other_cannot(planted) -> None:
+    """A count of later rows moves only when they are gone."""
+    from feastrain.dataset.audit.proof import compare
+    from feastrain.dataset.audit.sample import Plan
+
+    found = {
+        mutation: set(compare(planted, Plan(2, 24, 0, (mutation,))).moved)
+        for mutation in ("scrambled", "absent")
+    }
+    assert "planted:corrected_sales" in found["scrambled"] - found["absent"]
+    assert PLANTED == found["scrambled"] | found["absent"]
+
+
+def test_facts_that_break_the_transform_are_taken_away(clean, tmp_path: Path) -> None:
+    """SQL that refuses changed values is proven without the later rows, and the report says so."""
+    from feastrain.dataset.audit.proof import compare
+    from feastrain.dataset.audit.sample import Plan
+
+    sql = tmp_path / "fragile.sql"
+    shutil.copy(clean.copies.sql, sql)
+    append(
+        sql,
+        "CREATE TABLE features.f AS SELECT if(cpi < 0, error('no price'), 1) FROM raw.externals;",
+    )
+    fragile = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, sql=sql))
+    proof = compare(fragile, Plan(1, 12, 0, ("scrambled",)))
+    assert {} == proof.moved
+    (note,) = proof.notes
+    assert "the transform fails where later facts are scrambled" in note
+    assert "no price" in note
+
+
+def test_a_transform_that_needs_the_future_is_an_error(clean, tmp_path: Path) -> None:
+    """SQL that fails without later rows ends the audit, which says what it was doing."""
+    from feastrain.dataset.audit.proof import compare
+    from feastrain.dataset.audit.sample import Plan
+
+    sql = tmp_path / "needy.sql"
+    shutil.copy(clean.copies.sql, sql)
+    weeks = len(pc.unique(clean.copies.raw[0].table["date"]))
+    append(sql, f"SELECT if(count(DISTINCT date) < {weeks}, error('gone'), 1) FROM raw.externals;")
+    needy = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, sql=sql))
+    with pytest.raises(DataError, match=r"without what came after .*gone"):
+        compare(needy, Plan(1, 12, 0, ("absent",)))
+
+
+def test_a_leak_is_traced_to_its_column(planted) -> None:
+    """Each leak names the raw columns that it moves with."""
+    from feastrain.dataset.audit.proof import compare
+    from feastrain.dataset.audit.sample import Plan
+    from feastrain.dataset.audit.trace import trace
+
+    proof = compare(planted, Plan(1, 12, 0, ("mixed",)))
+    trace(proof.moved, planted.copies, planted.moved_by)
+    sources = {name: set(moves.sources) for name, moves in proof.moved.items()}
+    assert {"sales.weekly_sales"} == sources["planted:lag_off_by_one"]
+    assert {"externals.temperature"} == sources["planted_early:temperature_too_early"]
+    assert {"sales.weekly_sales", "externals.markdown_1"} >= sources["planted:markdown_efficiency"]
+    assert all(sources.values())
+
+
+def test_a_repo_without_transform_is_clean_at_every_seed(drivers) -> None:
+    """Feast's own example is clean, its late corrections and its push source included."""
+    bench = bench_of(drivers)
+    assert {} == {s: found for s in SEEDS for found in [moved(bench, s, rows=10)] if found}
+
+
+def test_a_store_that_ignores_when_rows_were_created_is_caught(drivers) -> None:
+    """Reading late corrections at once is a leak, of every feature of the view."""
+    bench = bench_of(drivers, by_created=False)
+    wanted = {f"driver_hourly_stats:{name}" for name in ("conv_rate", "acc_rate")}
+    for seed in SEEDS:
+        assert wanted <= moved(bench, seed, rows=10), seed
+
+
+# The whole way ---------------------------------------------------------------------------------
+
+
+def test_a_leak_stops_the_build(planted_root: Path, planted) -> None:
+    """No snapshot appears; the line and the report name the leak, its view, row and source."""
+    project = Project(planted_root, Settings())
+    with pytest.raises(LeakageError) as caught:
+        project.build("smoke")
+    line = str(caught.value)
+    (path,) = (project.artifacts / "audits").glob("*/report.html")
+    assert 4 == caught.value.exit_code
+    assert "\n" not in line
+    assert line.endswith(f"the full report is {path}")
+    for told in (
+        "of view 'planted",
+        "(through ",
+        " rows moved",
+        "e.g. store ",
+        "at cut-off",
+        " -> ",
+    ):
+        assert told in line
+    assert not list((project.artifacts / "snapshots").glob("*"))
+    report = AuditReport.from_json(json.loads(path.with_name("audit.json").read_text()))
+    assert PLANTED == {f"{finding.view}:{finding.feature}" for finding in report.of("leak")}
+    assert [DICE] == [f"{finding.view}:{finding.feature}" for finding in report.of("unstable")]
+    page = path.read_text()
+    assert all(name in page for name in LEAKS)
+
+
+def test_a_snapshot_says_how_it_was_audited(demand: Project) -> None:
+    """The manifest of the clean application holds the verdict and what it rests on."""
+    snapshot = demand.build("smoke")
+    audit = snapshot.manifest["audit"]
+    assert ("clean", 2, 53, 0) == (
+        audit["verdict"],
+        len(audit["cutoffs"]),
+        audit["features"],
+        audit["seed"],
+    )
+    assert (demand.artifacts / "audits" / audit["fingerprint"] / "report.html").is_file()
+
+
+@pytest.fixture
+def drivers_copy(drivers_root: Path, tmp_path: Path) -> Path:
+    """A project of drivers to spoil."""
+    root = tmp_path / "drivers"
+    return Path(
+        shutil.copytree(drivers_root, root, ignore=shutil.ignore_patterns("artifacts", "copies-*"))
+    )
+
+
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["feastrain", *arguments])
+    try:
+        main()
+    except SystemExit as left:
+        return int(left.code or 0)
+    return 0
+
+
+def test_the_verb_on_a_clean_repo(
+    drivers_copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`audit` ends in 0, prints JSON, copies its page, and leaves the registry alone."""
+    Project(drivers_copy, Settings()).features("drivers")
+    data = drivers_copy / "feature_repo" / "data"
+    before = source_digests(data)
+    page = tmp_path / "audit.html"
+    options = ["-C", str(drivers_copy), "--cutoffs", "3", "--rows", "15", "--seed", "7"]
+    arguments = ["audit", "drivers", *options, "--json", "--html", str(page)]
+    assert 0 == run(arguments, monkeypatch)
+    printed = json.loads(capsys.readouterr().out)
+    assert ("clean", 3, 15, 7) == (
+        printed["verdict"],
+        len(printed["cutoffs"]),
+        printed["rows"],
+        printed["seed"],
+    )
+    assert page.read_bytes() == (Path(printed["path"]) / "report.html").read_bytes()
+    assert before == source_digests(data)
+    assert 0 == run(arguments, monkeypatch)
+    assert '"stage": "audit"' in (told := capsys.readouterr().err)
+    assert '"cached": true' in told.splitlines()[-1]
+
+
+def test_the_verb_on_a_label_within_reach(
+    drivers_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`audit` ends in 4 and one line when a view reads the label source; so does `build`."""
+    repo = drivers_copy / "feature_repo" / "definitions.py"
+    repo.write_text(repo.read_text().replace("driver_stats.parquet", "trips.parquet", 1))
+    for verb in ("audit", "build"):
+        assert 4 == run([verb, "drivers", "-C", str(drivers_copy)], monkeypatch)
+        told = [line for line in capsys.readouterr().err.splitlines() if line[0] != "{"]
+        assert 1 == len(told)
+        assert "view 'driver_hourly_stats' of the service reads the label source" in told[0]
+
+
+def test_an_audit_switched_off_is_on_record(drivers_copy: Path) -> None:
+    """A recipe may do without the audit; its snapshot says that it was not audited."""
+    recipe = drivers_copy / "recipes" / "drivers.yaml"
+    append(recipe, "audit: {enabled: false}\n")
+    snapshot = Project(drivers_copy, Settings()).build("drivers")
+    assert {"verdict": "not audited"} == snapshot.manifest["audit"]
+    assert not (drivers_copy / "artifacts" / "audits").exists()
+
+
+# Reach -----------------------------------------------------------------------------------------
+
+REACHES = """
+import pandas as pd
+from feast import RequestSource
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+    PostgreSQLSource,
+)
+
+
+def view(name, source, *fields):
+    return FeatureView(
+        name=name, entities=[driver], source=source,
+        schema=[Field(name=field, dtype=Float64) for field in fields],
+    )
+
+
+def files(name, **options):
+    return FileSource(name=name, timestamp_field="event_timestamp", **options)
+
+
+def table(**options):
+    return PostgreSQLSource(timestamp_field="event_timestamp", **options)
+
+
+STATS = str(DATA / "driver_stats.parquet")
+as_feature = view("as_feature", files("s1", path=STATS), "trips")
+renamed = view("renamed", files("s2", path=STATS, field_mapping={"trips": "rides"}), "rides")
+linked = view("linked", files("s3", path=str(DATA / "link.parquet")), "x")
+folder = view("folder", files("s4", path=str(DATA)), "x")
+pattern = view("pattern", files("s5", path=str(DATA / "t*.parquet")), "x")
+by_url = view("by_url", files("s6", path="file://" + str(DATA / "trips.parquet")), "x")
+in_table = view("in_table", table(name="s7", table="public.trips"), "x")
+in_query = view("in_query", table(name="s8", query='SELECT * FROM "trips" WHERE true'), "x")
+harmless = view("harmless", table(name="s9", query="SELECT trips FROM trips_before"), "x")
+
+
+@on_demand_feature_view(sources=[as_feature], schema=[Field(name="y", dtype=Float64)])
+def through_a_view(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"y": inputs["trips"]})
+
+
+@on_demand_feature_view(
+    sources=[RequestSource(name="asked", schema=[Field(name="trips", dtype=Float64)])],
+    schema=[Field(name="z", dtype=Float64)],
+)
+def through_a_request(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"z": inputs["trips"]})
+
+
+@on_demand_feature_view(sources=[linked], schema=[Field(name="w", dtype=Float64)])
+def through_a_source(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"w": inputs["x"]})
+
+
+services = [
+    FeatureService(name=v.name, features=[v])
+    for v in (as_feature, renamed, linked, folder, pattern, by_url, in_table, in_query, harmless,
+              through_a_view, through_a_request, through_a_source)
+]
+s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11 = services
+"""
+
+WAYS = {
+    "as_feature": "the label 'trips' is in the feature service",
+    "renamed": "feature 'rides' of view 'renamed' is the label 'trips' under another name",
+    "linked": "view 'linked' of the service reads the label source",
+    "folder": "view 'folder' of the service reads the label source",
+    "pattern": "view 'pattern' of the service reads the label source",
+    "by_url": "view 'by_url' of the service reads the label source",
+    "in_table": "view 'in_table' of the service reads the label source",
+    "in_query": "view 'in_query' of the service reads the label source 'trips' in its query",
+    "through_a_view": "'through_a_view' reads the label 'trips' from the view 'as_feature'",
+    "through_a_request": "reads the label 'trips' from the request source 'asked'",
+    "through_a_source": "view 'linked' of the service reads the label source",
+    "harmless": "",
+}
+
+
+@pytest.fixture(scope="module")
+def reaches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What is found for each service of a repo with all the ways to the label."""
+    from feastrain.dataset.audit.reach import find_reaches
+    from feastrain.stores.feature_repo import open_store, quiet_offline_store
+
+    root = write_drivers(tmp_path_factory.mktemp("reach") / "drivers")
+    definitions = root / "feature_repo" / "definitions.py"
+    append(definitions, REACHES)
+    (root / "feature_repo" / "data" / "link.parquet").symlink_to("trips.parquet")
+    store = open_store(root / "feature_repo")
+    spec = importlib.util.spec_from_file_location("ways_to_the_label", definitions)
+    module = importlib.util.module_from_spec(spec)
+    with quiet_offline_store():  # `feast apply` would ask the databases, which do not exist
+        spec.loader.exec_module(module)
+        for service in module.services:
+            store.registry.apply_feature_service(service, store.project)
+        for view in (module.as_feature, *(getattr(module, name) for name in WAYS)):
+            store.registry.apply_feature_view(view, store.project)
+    recipe = Project(root, Settings()).recipe("drivers")
+
+    def of(service: str) -> list[str]:
+        features = recipe.features.model_copy(update={"service": service})
+        asked = recipe.model_copy(update={"features": features})
+        return [reach.fact for reach in find_reaches(root, asked, store)]
+
+    return {service: of(service) for service in WAYS}
+
+
+@pytest.mark.parametrize("service", WAYS)
+def test_ways_to_the_label(reaches: dict[str, list[str]], service: str) -> None:
+    """The label is found as a feature, renamed, as an input, in a file, a table or a query."""
+    if WAYS[service]:
+        assert any(WAYS[service] in fact for fact in reaches[service]), reaches[service]
+    else:
+        assert [] == reaches[service]
+
+
+# The alarm -------------------------------------------------------------------------------------
+
+
+def with_feature(joined, values: pa.ChunkedArray):
+    """Return the training set with the values in the place of one of its features."""
+    position = joined.rows.schema.get_field_index("sales_growth")
+    return dataclasses.replace(
+        joined, rows=joined.rows.set_column(position, "sales_growth", values)
+    )
+
+
+def test_the_alarm_is_silent_on_the_clean_application(clean, drivers) -> None:
+    """Features that are honest, or noise, are not suspected at any seed."""
+    from feastrain.dataset.audit.alarm import raise_alarms
+
+    assert {} == {s: found for s in SEEDS for found in [raise_alarms(clean.joined, s)] if found}
+    assert {} == {s: found for s in SEEDS for found in [raise_alarms(drivers, s)] if found}
+
+
+@pytest.mark.parametrize(("disguise", "step"), [("noise", 1), ("size", 1), ("logarithm", 5)])
+def test_the_alarm_knows_the_label_in_disguise(clean, disguise: str, step: int) -> None:
+    """The label with a little noise, over the store's size, or its logarithm raises the alarm."""
+    from feastrain.dataset.audit.alarm import raise_alarms
+
+    joined = clean.joined
+    label = joined.rows[f"label_{step}"]
+    known = label.to_numpy()
+    noise = np.random.default_rng(0).normal(0, 1e-4 * np.nanstd(known), len(known))
+    values = {
+        "noise": pa.array(known + noise, from_pandas=True),
+        "size": pc.divide(label, joined.rows["store_size"].cast(pa.float64())),
+        "logarithm": pa.array(np.log(np.where(known > 0, known, np.nan)), from_pandas=True),
+    }[disguise]
+    leaky = with_feature(joined, values)
+    for seed in SEEDS:
+        alarms = raise_alarms(leaky, seed)
+        assert ["sales_history_features:sales_growth"] == list(alarms), seed
+        assert step == alarms["sales_history_features:sales_growth"].step
+
+
+def test_a_trend_is_no_alarm(clean) -> None:
+    """A feature that tells a steady trend is measured against history fitted in the same way."""
+    from feastrain.dataset.audit.alarm import raise_alarms
+
+    joined = clean.joined
+    labels = np.arange(len(joined.panel.periods), dtype=float)
+    panel = dataclasses.replace(
+        joined.panel, label_SP=np.tile(labels, (len(joined.panel.series), 1))
+    )
+    _, period = joined.panel.positions_of(joined.rows)
+    rows = joined.rows
+    for step in range(1, joined.recipe.horizon + 1):
+        position = rows.schema.get_field_index(f"label_{step}")
+        rows = rows.set_column(position, f"label_{step}", pa.array(labels[period] + step))
+    trend = with_feature(
+        dataclasses.replace(joined, rows=rows, panel=panel), pa.chunked_array([labels[period]])
+    )
+    assert {} == raise_alarms(trend, 0)
+
+
+# The mutations ---------------------------------------------------------------------------------
+
+VALUES = {
+    "number": st.floats(-1e6, 1e6),
+    "whole": st.integers(-1000, 1000),
+    "flag": st.booleans(),
+    "text": st.sampled_from(["a", "b", "c"]),
+    "list": st.lists(st.integers(0, 9), max_size=2),
+}
+CUTOFF = datetime(2026, 1, 15, tzinfo=UTC)
+DAYS = st.integers(1, 28).map(lambda day: datetime(2026, 1, day, tzinfo=UTC))
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"key": st.integers(0, 3), "day": DAYS, "created": DAYS}
+        | {name: st.none() | values for name, values in VALUES.items()}
+    ),
+    min_size=1,
+    max_size=30,
+)
+SCHEMA = pa.schema(
+    [
+        ("key", pa.int64()),
+        ("day", pa.timestamp("us", tz="UTC")),
+        ("created", pa.timestamp("us", tz="UTC")),
+        ("number", pa.float64()),
+        ("whole", pa.int16()),
+        ("flag", pa.bool_()),
+        ("text", pa.string()),
+        ("list", pa.list_(pa.int64())),
+    ]
+)
+
+
+@given(
+    rows=ROWS, seed=st.integers(0, 9), mutation=st.sampled_from(["scrambled", "absent", "mixed"])
+)
+@settings(max_examples=60, deadline=None)
+def test_what_was_known_at_the_cutoff_stays(rows: list[dict], seed: int, mutation: str) -> None:
+    """Known rows stay as they are and in order, keys and times stay, and types stay."""
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    source = facts("t", table, ("day", "created"), ("day",), frozenset({"key"}), None)
+    changed = mutate(source, CUTOFF, mutation, seed)
+    assert SCHEMA == changed.schema
+    known = [row for row in rows if max(row["day"], row["created"]) <= CUTOFF]
+    kept = changed.to_pylist()
+    assert known == [row for row in kept if max(row["day"], row["created"]) <= CUTOFF]
+    late = [row for row in rows if row["day"] <= CUTOFF]
+    keys = ("key", "day", "created")
+    assert [[row[k] for k in keys] for row in late] == [
+        [row[k] for k in keys] for row in kept if row["day"] <= CUTOFF
+    ]
+    if mutation == "scrambled":
+        assert [[row[k] for k in keys] for row in rows] == [[row[k] for k in keys] for row in kept]
+    if mutation == "absent":
+        assert late == kept
+    assert changed.equals(mutate(source, CUTOFF, mutation, seed))
+
+
+def test_scrambled_values_are_other_values() -> None:
+    """Of a column's later values none stays, whatever its type; one column may change alone."""
+    days = [datetime(2026, 1, 16, tzinfo=UTC)] * 200
+    table = pa.table(
+        {
+            "day": pa.array(days, pa.timestamp("us", tz="UTC")),
+            "number": np.linspace(1, 2, 200),
+            "small": pa.array(np.arange(200) % 100, pa.int8()),
+            "unsigned": pa.array(np.arange(200), pa.uint32()),
+            "flag": np.arange(200) % 2 == 0,
+            "text": np.array(["a", "b"])[np.arange(200) % 2],
+        }
+    )
+    source = facts("t", table, ("day",), ("day",), frozenset(), None)
+    changed = mutate(source, CUTOFF, "scrambled", 0)
+    for name in source.columns():
+        same = pc.fill_null(pc.equal(table[name], changed[name]), fill_value=False)
+        share = pc.mean(same.cast(pa.float64())).as_py()
+        assert share < 0.05, name
+        assert 0 < changed[name].null_count < 100
+    alone = mutate(source, CUTOFF, "scrambled", 0, frozenset({"text"}))
+    assert alone["text"].equals(changed["text"])
+    assert alone.drop_columns("text").equals(table.drop_columns("text"))
+
+
+def test_a_date_is_known_at_its_last_second() -> None:
+    """A row dated like the cut-off, which closes that day, is known by then; the next is not."""
+    dates = pa.array([datetime(2026, 1, 14).date(), datetime(2026, 1, 15).date()])  # noqa: DTZ001
+    source = facts("t", pa.table({"date": dates}), ("date",), ("date",), frozenset(), None)
+    assert [False, True] == list(source.later(datetime(2026, 1, 14, 23, 59, 59, tzinfo=UTC)))
+
+
+def test_the_label_is_later_than_it_says() -> None:
+    """A label of a later period is changed even where its row claims to be known already."""
+    day, early = datetime(2026, 1, 20, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
+    table = pa.table({"day": [day], "created": [early], "y": [1.0], "x": [1.0]})
+    source = facts("t", table, ("created",), ("day",), frozenset(), "y")
+    changed = mutate(source, CUTOFF, "scrambled", 0).to_pylist()[0]
+    assert (True, 1.0) == (changed["y"] != 1.0, changed["x"])
+
+
+# The recipe and the report ---------------------------------------------------------------------
+
+
+def known_at(root: Path, text: str) -> None:
+    path = root / "recipes" / "smoke.yaml"
+    path.write_text(
+        path.read_text().replace(
+            "  outputs: data/features\n", f"  outputs: data/features\n  known_at: {text}\n"
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{sails: date}", "known_at names 'sails', but .* has externals, sales, stores"),
+        ("{sales: store}", "says sales: store, but that table's dates and times are date, created"),
+    ],
+)
+def test_known_at_names_what_there_is(clean, tmp_path: Path, text: str, told: str) -> None:
+    """An unknown raw table, or a column that is no time, is refused."""
+    from feastrain.dataset.audit.copies import make_copies
+
+    joined = clean.joined
+    (tmp_path / "recipes").mkdir()
+    shutil.copy(joined.root / "recipes" / "smoke.yaml", tmp_path / "recipes")
+    known_at(tmp_path, text)
+    recipe = Project(tmp_path, Settings()).recipe("smoke")
+    with pytest.raises(RecipeError, match=told):
+        make_copies(joined.root, recipe, joined.store, {}, tmp_path)
+
+
+def test_known_at_decides_what_is_later(clean, tmp_path: Path) -> None:
+    """A table may be known at another column, or as a whole from the start."""
+    from feastrain.dataset.audit.copies import make_copies
+
+    joined = clean.joined
+    (tmp_path / "recipes").mkdir()
+    shutil.copy(joined.root / "recipes" / "smoke.yaml", tmp_path / "recipes")
+    known_at(tmp_path, "{sales: date, externals: null}")
+    recipe = Project(tmp_path, Settings()).recipe("smoke")
+    raw = make_copies(joined.root, recipe, joined.store, {}, tmp_path).raw
+    expected = {"externals": "always known", "sales": "known at date", "stores": "always known"}
+    assert expected == {table.name: table.when for table in raw}
+    assert not raw[0].later(CUTOFF.replace(year=1990)).any()
+
+
+FINDING = Finding(
+    "<price>",
+    "view & co",
+    "leak",
+    "1 of 2 rows",
+    2,
+    1,
+    (Example({"store": "1"}, "2026-01-15T00:00:00+00:00", "1", "null"),),
+    ("sales.price",),
+)
+REPORT = AuditReport("mlp", "service", (FINDING,), 3, ("mixed",), ("2026-01-15T00:00:00",), 2, 8)
+
+
+def test_a_report_is_the_same_after_json() -> None:
+    """Reading a report's JSON gives the report."""
+    assert AuditReport.from_json(json.loads(json.dumps(REPORT.to_json()))) == REPORT
+
+
+def test_the_page_is_self_contained_and_escaped() -> None:
+    """The page fetches nothing, runs nothing, and shows names as they are."""
+    page = as_html(REPORT)
+    for absent in ("http", "<script", "src=", "@import", "<price>"):
+        assert absent not in page
+    for present in ("&lt;price&gt;", "view &amp; co", "sales.price", "A feature knows the future"):
+        assert present in page
+
+
+def test_the_line_of_a_leak() -> None:
+    """The error names the feature, view, source, rows, an example, and the full report."""
+    with pytest.raises(LeakageError) as caught:
+        require_clean(REPORT, Path("report.html"))
+    expected = (
+        "feature '<price>' of view 'view & co' knows the future (through sales.price): 1 of 2 rows "
+        "moved with facts later than their cut-off, e.g. store 1 at cut-off "
+        "2026-01-15T00:00:00+00:00: 1 -> null; the full report is report.html"
+    )
+    assert expected == str(caught.value)

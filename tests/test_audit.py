@@ -35,12 +35,15 @@ SEEDS = range(30)
 
 def joined_of(root: Path, recipe: str):
     """Return the training set of a project, read through Feast."""
-    from feastrain.dataset.join import join
+    from feastrain.dataset.join import JoinRequest, join
     from feastrain.dataset.service import resolve_service
 
     project = Project(root, Settings())
     store, asked = project.features(recipe), project.recipe(recipe)
-    return join(project.root, asked, store, resolve_service(store, asked), None)
+    folder = root / "joined"
+    folder.mkdir(exist_ok=True)
+    request = JoinRequest(project.root, asked, store)
+    return join(request, resolve_service(store, asked), folder)
 
 
 def bench_of(joined, *, by_created: bool = True):

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from feastrain.artifacts import publishing
-from feastrain.dataset.snapshot import Snapshot, write_tables
+from feastrain.dataset.snapshot import Snapshot, write_table
 from feastrain.recipe import FeatureColumns
 
 START = datetime(2024, 1, 5, 23, 59, 59, tzinfo=UTC)
@@ -88,7 +88,8 @@ def tiny_snapshot(folder: Path, name: str = "0123456789abcdef", seed: int = 0) -
         "periods": {"first": START.isoformat()},
     }
     with publishing(folder / name, manifest) as scratch:
-        write_tables(scratch, rows, known, labels)
+        for file, table in {"part-00000": rows, "known": known, "labels": labels}.items():
+            write_table(scratch, file, table)
     return Snapshot.open(folder / name)
 
 

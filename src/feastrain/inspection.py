@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from feastrain.dataset.checks import TrainingSet
     from feastrain.dataset.diff import Difference
     from feastrain.dataset.drift import Drift
+    from feastrain.dataset.join import JoinRequest
     from feastrain.dataset.plan import Plan
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.dataset.verdict import Verdict
     from feastrain.recipe import Recipe
+    from feastrain.settings import Settings
+    from feastrain.telemetry import Stage
 
 Engine = Literal["pandera", "gx"]
 
@@ -27,6 +30,11 @@ class Inspection(ABC):
     """The part of a `Project` that publishes nothing."""
 
     root: Path
+
+    @property
+    @abstractmethod
+    def settings(self) -> Settings:
+        """The settings of this machine."""
 
     @property
     @abstractmethod
@@ -116,9 +124,21 @@ class Inspection(ABC):
         store = self.features(recipe)
         with stage("join") as current:
             directory = self.artifacts / "snapshots"
-            subject = training_set(self.root, self.recipe(recipe), store, directory, as_of)
+            request = self._request(recipe, store, as_of, current)
+            subject = training_set(request, directory)
             current.made(rows=len(subject.rows), known=len(subject.known))
         return subject
+
+    def _request(
+        self, recipe: str | Path, store: FeatureStore, as_of: datetime | None, stage: Stage
+    ) -> JoinRequest:
+        """Say what is to be joined for a recipe, and by what; its progress is the stage's."""
+        from feastrain.dataset.engine import engine_of
+        from feastrain.dataset.join import JoinRequest
+
+        asked = self.recipe(recipe)
+        engine = engine_of(asked, self.settings.ray_address)
+        return JoinRequest(self.root, asked, store, as_of, engine, stage.advance)
 
     def _gx(self) -> ModuleType:
         from importlib import import_module

@@ -125,14 +125,8 @@ class Project(Inspection):
 
         store = self.features(recipe)
         with stage("build") as current:
-            built = build(
-                self.root,
-                self.recipe(recipe),
-                store,
-                self.artifacts / "snapshots",
-                as_of=as_of,
-                on_verdicts=on_verdicts,
-            )
+            request = self._request(recipe, store, as_of, current)
+            built = build(request, self.artifacts / "snapshots", on_verdicts)
             rows = built.snapshot.manifest["rows"]
             warned = sum(1 for v in built.snapshot.manifest["verdicts"] if not v["holds"])
             current.made(
@@ -171,7 +165,7 @@ class Project(Inspection):
         plan = Plan(cutoffs, rows, seed, ("scrambled", "absent"))
         with stage("audit") as current:
             directory = self.artifacts / "audits"
-            audited = audit(self.root, self.recipe(recipe), store, directory, plan, as_of)
+            audited = audit(self._request(recipe, store, as_of, current), directory, plan)
             report = audited.report
             current.made(
                 cached=audited.cached,

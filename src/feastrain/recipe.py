@@ -182,6 +182,17 @@ class FeatureColumns(Section):
     horizon: int
 
 
+class Retrieval(Section):
+    """How features are joined: in parts of whole series, here or on a Ray cluster.
+
+    The engine decides where, and changes no byte; the cluster's address is a setting.
+    """
+
+    engine: Literal["local", "ray"] = "local"
+    part_rows: Count = 1_000_000
+    """About how many rows a part has: one part is in memory at a time."""
+
+
 class Recipe(Section):
     """One forecast: the file as read, plus the folder its relative paths start from."""
 
@@ -198,6 +209,7 @@ class Recipe(Section):
     expectations: tuple[Expectation, ...] = ()
     audit: Audit = Audit()
     drift: DriftLimits | None = None
+    retrieval: Retrieval = Retrieval()
     model: Model = Model()
     training: Training = Training()
 
@@ -228,7 +240,9 @@ class Recipe(Section):
     def data_section(self) -> dict[str, Any]:
         """Return what a snapshot depends on, as plain JSON values; what is not given is absent."""
         left_out = {"name", "model", "training"}
-        return self.model_dump(mode="json", exclude=left_out, exclude_none=True)
+        section = self.model_dump(mode="json", exclude=left_out, exclude_none=True)
+        del section["retrieval"]["engine"]
+        return section
 
     def training_section(self) -> dict[str, Any]:
         """Return what a bundle depends on beyond its snapshot, as plain JSON values."""

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     """Largest request body that is read."""
 
+    ray_address: str | None = None
+    """Ray cluster that recipes with `engine: ray` use; without it, one is started here."""
+
     walmart_dir: Path | None = None
     """Folder of Kaggle's three CSV files for the reference application; else its synthetic twin."""
 

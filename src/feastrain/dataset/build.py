@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feastrain.artifacts import fingerprint, is_published, publishing
@@ -20,19 +21,15 @@ from feastrain.dataset.drift import Sample, judge_drift, measure_drift
 from feastrain.dataset.join import inputs_of, join
 from feastrain.dataset.latest import Effort, last_snapshot, point_to_last, record_effort
 from feastrain.dataset.service import resolve_service
-from feastrain.dataset.snapshot import Snapshot, write_tables
+from feastrain.dataset.snapshot import Snapshot, write_table
 from feastrain.dataset.validate import validate
 from feastrain.dataset.verdict import Verdict, require
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
-    from pathlib import Path
 
-    from feast import FeatureStore
-
-    from feastrain.dataset.join import Joined
+    from feastrain.dataset.join import Joined, JoinRequest
     from feastrain.recipe import Recipe
 
 
@@ -45,22 +42,15 @@ class Built:
 
 
 def build(
-    root: Path,
-    recipe: Recipe,
-    store: FeatureStore,
+    request: JoinRequest,
     directory: Path,
-    *,
-    as_of: datetime | None = None,
     on_verdicts: Callable[[list[Verdict]], None] = lambda verdicts: None,  # noqa: ARG005
 ) -> Built:
-    """Join, validate, audit, split and publish the training set of `recipe` under `directory`.
+    """Join, validate, audit and publish a training set under `directory`.
 
     Args:
-        root: the project folder, where the recipe's paths start.
-        recipe: what to build.
-        store: the feature store, already applied.
+        request: what to join.
         directory: folder of snapshots; this one is `directory/FINGERPRINT`.
-        as_of: labels later than this do not exist yet; None takes all there are.
         on_verdicts: told what every expectation found, before a broken one stops the build.
 
     Raises:
@@ -68,48 +58,50 @@ def build(
         LeakageError: the label can be reached from the feature service, or a feature knows
             what came after its cut-off.
     """
-    started = time.perf_counter()
-    service = resolve_service(store, recipe)
-    require_unreachable(root, recipe, store)
-    inputs = inputs_of(root, recipe, service, as_of)
+    started, recipe = time.perf_counter(), request.recipe
+    service = resolve_service(request.store, recipe)
+    require_unreachable(request.root, recipe, request.store)
+    inputs = inputs_of(request.root, recipe, service, request.as_of)
     final = directory / fingerprint(inputs)
     if is_published(final):
         point_to_last(directory, recipe.name, final)
         return Built(Snapshot.open(final), cached=True)
-    joined = join(root, recipe, store, service, as_of)
-    verdicts = validate(joined.training_set(), recipe.expectations)
-    verdicts += _judge_drift(joined.training_set(), recipe, directory)
-    on_verdicts(verdicts)
-    require(verdicts)
-    audited = _audit(joined, directory.with_name("audits"))
-    manifest = _manifest(joined) | {
-        "inputs": inputs,
-        "verdicts": [verdict.to_json() for verdict in verdicts],
-        "audit": audited,
-    }
+    manifest: dict[str, Any] = {"inputs": inputs}
     with publishing(final, manifest) as scratch:
-        write_tables(scratch, joined.rows, joined.known, joined.panel.table)
-    effort = Effort(round(time.perf_counter() - started, 3), len(joined.rows))
+        joined = join(request, service, scratch)
+        verdicts = validate(joined.training_set(), recipe.expectations)
+        verdicts += _judge_drift(joined.training_set(), recipe, directory)
+        on_verdicts(verdicts)
+        require(verdicts)
+        manifest["verdicts"] = [verdict.to_json() for verdict in verdicts]
+        manifest["audit"] = _audit(joined, directory.with_name("audits"))
+        manifest |= _manifest(joined)
+        write_table(scratch, "known", joined.known)
+        write_table(scratch, "labels", joined.panel.table)
+    effort = Effort(round(time.perf_counter() - started, 3), sum(joined.counts.values()))
     record_effort(directory, recipe.name, effort)
     point_to_last(directory, recipe.name, final)
     return Built(Snapshot.open(final), cached=False)
 
 
-def training_set(
-    root: Path, recipe: Recipe, store: FeatureStore, directory: Path, as_of: datetime | None
-) -> TrainingSet:
+def training_set(request: JoinRequest, directory: Path) -> TrainingSet:
     """Return what `build` would judge: from the snapshot if there is one, else joined now.
 
     Raises:
         DataError: the labels are refused, or the offline store answers other rows.
         LeakageError: the label can be reached from the feature service.
     """
-    service = resolve_service(store, recipe)
-    require_unreachable(root, recipe, store)
-    final = directory / fingerprint(inputs_of(root, recipe, service, as_of))
+    recipe = request.recipe
+    service = resolve_service(request.store, recipe)
+    require_unreachable(request.root, recipe, request.store)
+    final = directory / fingerprint(inputs_of(request.root, recipe, service, request.as_of))
     if is_published(final):
-        return TrainingSet.of_snapshot(Snapshot.open(final), recipe, as_of)
-    return join(root, recipe, store, service, as_of).training_set()
+        return TrainingSet.of_snapshot(Snapshot.open(final), recipe, request.as_of)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=directory) as scratch:
+        joined = join(request, service, Path(scratch))
+        subject = joined.training_set()
+        return replace(subject, rows=joined.rows.select(joined.rows.column_names))
 
 
 def _judge_drift(subject: TrainingSet, recipe: Recipe, directory: Path) -> list[Verdict]:
@@ -149,7 +141,7 @@ def _manifest(joined: Joined) -> dict[str, Any]:
         "row_features": list(service.row_features),
         "known_features": list(service.known_features),
         "split": boundaries | {"embargo": recipe.embargo},
-        "rows": dict(Counter(joined.rows["split"].to_pylist())),
+        "rows": joined.counts,
         "labels": len(panel.table),
         "series": len(panel.series),
         "periods": {"first": periods[0], "last": periods[-1], "count": len(periods)},

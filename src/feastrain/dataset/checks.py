@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime, timedelta
 
+    from feastrain.dataset.parts import PartedRows
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.expectations import Expectation
     from feastrain.recipe import FeatureColumns, Recipe
@@ -28,7 +29,7 @@ TableName = Literal["rows", "known"]
 class TrainingSet:
     """The tables of a training set, what keys their rows, and what their age is counted from."""
 
-    rows: pa.Table
+    rows: pa.Table | PartedRows
     known: pa.Table
     columns: FeatureColumns
     frequency: timedelta

@@ -65,15 +65,15 @@ class Sample:
             raise DataError(message)
         return cls(rows, known, columns)
 
-    def features(self) -> dict[str, pa.ChunkedArray]:
-        """Return what is compared, by name: entities, features and the nearest label."""
+    def features(self) -> dict[str, pa.Table]:
+        """Return where what is compared is: entities, features and the nearest label, by name."""
         left_out = {"event_timestamp", "split", "step", *self._steps_of("weight")}
         left_out |= self._steps_of("label") - {"label_1"}
-        found: dict[str, pa.ChunkedArray] = {}
+        found: dict[str, pa.Table] = {}
         for table in (self.rows, self.known):
-            for name in table.column_names:
-                if name not in left_out and not pa.types.is_timestamp(table[name].type):
-                    found.setdefault(name, table[name])
+            for field in table.schema:
+                if field.name not in left_out and not pa.types.is_timestamp(field.type):
+                    found.setdefault(field.name, table)
         return found
 
     def _steps_of(self, name: str) -> set[str]:
@@ -131,7 +131,7 @@ def measure_drift(reference: Sample, newcomer: Sample) -> Drift:
     before, after = reference.features(), newcomer.features()
     categorical = {*newcomer.columns.entities, *newcomer.columns.categorical}
     measured = [
-        _measure(name, before[name], after[name], categorical=name in categorical)
+        _measure(name, before[name][name], after[name][name], categorical=name in categorical)
         for name in before
         if name in after
     ]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from feastrain.artifacts import source_digests
 from feastrain.dataset.checks import TrainingSet
+from feastrain.dataset.engine import Engine, LocalEngine
 from feastrain.dataset.labels import read_labels
-from feastrain.dataset.retrieve import retrieve_known, retrieve_rows
-from feastrain.dataset.spine import make_spine
+from feastrain.dataset.parts import PartedRows, divide
+from feastrain.dataset.retrieve import retrieve_known
+from feastrain.dataset.spine import cutoffs_of
 from feastrain.dataset.split import Split, split_cutoffs
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
     from pathlib import Path
 
@@ -24,13 +28,29 @@ if TYPE_CHECKING:
     from feastrain.dataset.service import Service
     from feastrain.recipe import Recipe
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the files of a snapshot change their meaning, so that old ones are made anew."""
 
 
 @dataclass(frozen=True)
+class JoinRequest:
+    """What is to be joined, and by what."""
+
+    root: Path
+    """The project folder, where the recipe's paths start."""
+    recipe: Recipe
+    store: FeatureStore
+    """The feature store, already applied."""
+    as_of: datetime | None = None
+    """Labels later than this do not exist yet; None takes all there are."""
+    engine: Engine = field(default_factory=LocalEngine)
+    on_part: Callable[[int, int], None] = lambda done, count: None  # noqa: ARG005
+    """Told how many parts are made, of how many."""
+
+
+@dataclass(frozen=True)
 class Joined:
-    """A training set before it is split off and published, and where it came from."""
+    """A training set before it is published, and where it came from."""
 
     root: Path
     recipe: Recipe
@@ -38,10 +58,12 @@ class Joined:
     service: Service
     panel: Panel
     split: Split
-    rows: pa.Table
+    rows: PartedRows
     """The spine with the features as of each cut-off; see `retrieve_rows`."""
     known: pa.Table
     """The known-ahead features; see `retrieve_known`."""
+    counts: dict[str, int]
+    """Rows by part of the split."""
     now: datetime
     """The moment everything is known up to: `as_of`, or the close of the last period."""
 
@@ -49,23 +71,6 @@ class Joined:
         """Return what expectations are checked on."""
         columns, frequency = self.service.columns, self.recipe.frequency
         return TrainingSet(self.rows, self.known, columns, frequency, self.now)
-
-
-def join(
-    root: Path, recipe: Recipe, store: FeatureStore, service: Service, as_of: datetime | None
-) -> Joined:
-    """Read the labels up to `as_of` and join the features to them as of each cut-off.
-
-    Raises:
-        DataError: the labels are refused, or the offline store does not answer what was asked.
-    """
-    panel = read_labels(root / recipe.label.source, recipe, as_of)
-    split = split_cutoffs(len(panel.periods), recipe)
-    spine = make_spine(panel, split, recipe.horizon)
-    rows = retrieve_rows(store, service, spine)
-    known = retrieve_known(store, service, spine, recipe)
-    now = as_of or panel.last_period
-    return Joined(root, recipe, store, service, panel, split, rows, known, now)
 
 
 def inputs_of(
@@ -82,3 +87,27 @@ def inputs_of(
         "labels": source_digests(root / recipe.label.source),
         "as_of": as_of.isoformat() if as_of else None,
     }
+
+
+def join(request: JoinRequest, service: Service, folder: Path) -> Joined:
+    """Read the labels and join the features to them as of each cut-off, part by part in `folder`.
+
+    Raises:
+        DataError: the labels are refused, or the offline store does not answer what was asked.
+    """
+    root, recipe, store = request.root, request.recipe, request.store
+    panel = read_labels(root / recipe.label.source, recipe, request.as_of)
+    split = split_cutoffs(len(panel.periods), recipe)
+    parts = divide(root, recipe, panel, split, folder)
+    counts: Counter[str] = Counter()
+    for done, part in enumerate(request.engine.make(parts), start=1):
+        counts += part
+        request.on_part(done, len(parts))
+    for leftover in folder.glob(".*"):  # of writers that were killed
+        leftover.unlink()
+    known = retrieve_known(store, service, cutoffs_of(panel, recipe.horizon), recipe)
+    now = request.as_of or panel.last_period
+    rows = PartedRows(folder)
+    return Joined(
+        root, recipe, store, service, panel, split, rows, known, dict(sorted(counts.items())), now
+    )

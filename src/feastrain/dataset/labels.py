@@ -41,6 +41,17 @@ class Panel:
         last: datetime = self.periods[-1].astype("datetime64[us]").item()
         return last.replace(tzinfo=UTC)
 
+    def of_series(self, start: int, stop: int) -> Panel:
+        """Return the series from `start` to `stop` alone, without their rows."""
+        part = slice(start, stop)
+        return Panel(
+            self.series.slice(start, stop - start).combine_chunks(),
+            self.periods,
+            self.label_SP[part],
+            self.weight_SP[part],
+            self.table.slice(0, 0),
+        )
+
     def positions_of(self, rows: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the series and period positions of rows with the entities and a timestamp."""
         keys = [f"key {number}" for number, _ in enumerate(self.series.column_names)]

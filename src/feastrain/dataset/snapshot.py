@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -64,13 +65,18 @@ class Snapshot:
         return pq.read_table(self.path / "labels.parquet")
 
 
-def write_tables(directory: Path, rows: pa.Table, known: pa.Table, labels: pa.Table) -> None:
-    """Write a snapshot's tables; equal tables give equal bytes."""
-    tables = {"part-00000": rows, "known": known, "labels": labels}
-    for name, table in tables.items():
-        pq.write_table(
-            table.replace_schema_metadata(None),
-            directory / f"{name}.parquet",
-            compression="zstd",
-            row_group_size=ROW_GROUP,
-        )
+def part_name(number: int) -> str:
+    """Return the name of a part's file; names sort as the parts do."""
+    return f"part-{number:05d}"
+
+
+def write_table(directory: Path, name: str, table: pa.Table) -> None:
+    """Write one table of a snapshot; equal tables give equal bytes.
+
+    Written beside its name and renamed, so that a writer that is killed leaves no half of it.
+    """
+    beside = directory / f".{name}.{os.getpid()}"
+    pq.write_table(
+        table.replace_schema_metadata(None), beside, compression="zstd", row_group_size=ROW_GROUP
+    )
+    beside.rename(directory / f"{name}.parquet")

@@ -23,18 +23,36 @@ def make_spine(panel: Panel, split: Split, horizon: int) -> pa.Table:
     """
     label_SPH = _ahead(panel.label_SP, horizon)
     weight_SPH = _ahead(panel.weight_SP, horizon)
-    series, cutoff = np.nonzero(np.isfinite(label_SPH).any(axis=2))
+    series, cutoff = np.nonzero(_has_label(panel, horizon))
     parts = np.array([split.part_of(position) for position in range(len(panel.periods))])
-    columns = {
-        name: panel.series[name].take(pa.array(series)) for name in panel.series.column_names
-    }
-    columns["event_timestamp"] = pa.array(panel.periods[cutoff]).cast(TIMESTAMP)
+    rows = cutoffs_of(panel, horizon)
+    columns = dict(zip(rows.column_names, rows.columns, strict=True))
     columns["split"] = pa.array(parts[cutoff])
     for name, values_SPH in (("label", label_SPH), ("weight", weight_SPH)):
         rows_NH = values_SPH[series, cutoff]
         for step in range(horizon):
             columns[f"{name}_{step + 1}"] = pa.array(rows_NH[:, step], from_pandas=True)
     return pa.table(columns)
+
+
+def cutoffs_of(panel: Panel, horizon: int) -> pa.Table:
+    """Return every (series, cut-off) of the spine, without labels: entities, `event_timestamp`."""
+    series, cutoff = np.nonzero(_has_label(panel, horizon))
+    columns = {
+        name: panel.series[name].take(pa.array(series)) for name in panel.series.column_names
+    }
+    columns["event_timestamp"] = pa.array(panel.periods[cutoff]).cast(TIMESTAMP)
+    return pa.table(columns)
+
+
+def rows_per_series(panel: Panel, horizon: int) -> np.ndarray:
+    """Return [S] how many rows each series has in the spine."""
+    return np.asarray(_has_label(panel, horizon).sum(axis=1))
+
+
+def _has_label(panel: Panel, horizon: int) -> np.ndarray:
+    """Return [S, P] whether a label follows within the horizon."""
+    return np.asarray(np.isfinite(_ahead(panel.label_SP, horizon)).any(axis=2))
 
 
 def _ahead(values_SP: np.ndarray, horizon: int) -> np.ndarray:

@@ -35,7 +35,8 @@ def validate(subject: TrainingSet, expectations: Sequence[Expectation]) -> list[
 
 def example_rows(table: pa.Table, keys: list[str], column: str, at: Any) -> tuple[Any, ...]:
     """Return the rows at the first few positions `at` as examples of the column's values."""
-    rows = table.take(pa.array(at[:EXAMPLES], pa.int64()))
+    chosen = list(dict.fromkeys([*keys, column]))
+    rows = table.select(chosen).take(pa.array(at[:EXAMPLES], pa.int64()))
     values = rows[column].to_pylist()
     return tuple(
         {"key": {name: _plain(part) for name, part in key.items()}, "value": _plain(value)}
@@ -141,7 +142,8 @@ def _quantile(check: Check, table: pa.Table) -> tuple[bool, str]:
 
 
 def _freshness(check: Check, table: pa.Table) -> tuple[bool, str]:
-    valued = table.filter(pc.invert(pc.is_null(table[check.columns[0]], nan_is_null=True)))
+    read = table.select(list(dict.fromkeys([check.columns[0], "event_timestamp"])))
+    valued = read.filter(pc.invert(pc.is_null(read[check.columns[0]], nan_is_null=True)))
     newest = pc.max(valued["event_timestamp"]).as_py()
     if newest is None:
         return False, "no value"

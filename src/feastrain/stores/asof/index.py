@@ -94,10 +94,17 @@ class AsofIndex:
         self._event = times.event
         self._keys = KeyCodes(keys, len(times.event))
         known, usable = _known(times, lenient=lenient)
-        usable &= self._keys.codes >= 0
-        rows = np.arange(len(known)) if usable.all() else np.flatnonzero(usable)
-        self._scale = _Ticks(known[rows], times.event[rows], self._keys.count)
-        self._sought, self._rows = self._order(rows, times, known)
+        codes, self._keys.codes = self._keys.codes, np.empty(0, dtype=np.int64)
+        usable &= codes >= 0
+        rows = np.flatnonzero(usable)
+        if len(rows) < len(known):
+            codes = codes[rows]
+        self._scale = _Ticks(known, times.event, rows, self._keys.count)
+        self._sought, self._rows = self._order(codes, rows, times, known)
+
+    def __len__(self) -> int:
+        """Return how many rows the source has."""
+        return len(self._event)
 
     def find(
         self, keys: Sequence[pa.ChunkedArray], at: Integers, oldest: int | None = None
@@ -109,13 +116,13 @@ class AsofIndex:
             at: [M] times in the unit of the source's; `NEVER` finds nothing.
             oldest: how old an event may be at most, in that unit.
         """
-        codes = self._keys.of(keys, len(at))
         if not len(self._sought):
             return np.full(len(at), -1, dtype=np.int64)
+        codes = self._keys.of(keys, len(at))
+        found = (codes >= 0) & (at != NEVER)
         lowest = codes * self._scale.count
-        wanted = lowest + self._scale.at(at)
-        place = _last_at_or_below(self._sought, wanted)
-        found = (place >= 0) & (codes >= 0) & (at != NEVER)
+        place = _last_at_or_below(self._sought, lowest + self._scale.at(at))
+        found &= place >= 0
         found &= self._sought[place] >= lowest
         rows = np.where(found, self._rows[place], -1)
         if oldest is not None:
@@ -129,22 +136,25 @@ class AsofIndex:
         last[:-1] = codes[1:] != codes[:-1]
         return self._rows[last]
 
-    def _order(self, rows: Integers, times: Times, known: Integers) -> tuple[Integers, Integers]:
+    def _order(
+        self, codes: Integers, rows: Integers, times: Times, known: Integers
+    ) -> tuple[Integers, Integers]:
         """Return what is searched, ascending, and the row behind each entry."""
-        base = self._keys.codes[rows] * self._scale.count
-        by_event = base + self._scale.at(times.event[rows])
-        late = known is not times.event and bool((known[rows] != times.event[rows]).any())
+        count = self._scale.count
+        by_event = np.multiply(codes, count, out=codes)
+        by_event += self._scale.at(_chosen(times.event, rows))
         if not (by_event[1:] >= by_event[:-1]).all():
             by_event, order = _sorted(by_event)
-            rows, base = rows[order], base[order]
+            rows = order if len(rows) == len(known) else rows[order]
         tied = by_event[1:] == by_event[:-1]
         if times.created is not None and tied.any():
             _settle_ties(rows, by_event, tied, times.created)
-        if not late:
+        if known is times.event:
             last = np.ones(len(rows), dtype=bool)
             last[:-1] = ~tied
             return (by_event, rows) if last.all() else (by_event[last], rows[last])
-        by_known = base + self._scale.at(known[rows])
+        by_known = by_event - by_event % count
+        by_known += self._scale.at(known[rows])
         later = np.append(np.minimum.accumulate(by_known[::-1])[::-1][1:], np.iinfo(np.int64).max)
         counts = by_known < later
         return by_known[counts], rows[counts]
@@ -157,30 +167,29 @@ class _Ticks:
     the rank of a time among all those of the source.
     """
 
-    def __init__(self, known: Integers, event: Integers, keys: int) -> None:
+    def __init__(self, known: Integers, event: Integers, rows: Integers, keys: int) -> None:
         self._ranked: Integers | None = None
-        if not len(known):
-            self._first, self._unit, self.count = 0, 1, 1
+        self._first, self._unit, self.count = 0, 1, 1
+        if not len(rows):
             return
-        self._first = int(event.min())
-        offsets = known - self._first if known is event else None
-        unit = np.gcd.reduce(event - self._first)
-        if offsets is None:
-            unit = np.gcd(unit, np.gcd.reduce(known - self._first))
-        self._unit = max(int(unit), 1)
-        self.count = (int(known.max()) - self._first) // self._unit + 1
+        times = [_chosen(event, rows)]
+        if known is not event:
+            times.append(_chosen(known, rows))
+        self._first = int(times[0].min())
+        units = [np.gcd.reduce(part - self._first) for part in times]
+        self._unit = max(int(np.gcd.reduce(units)), 1)
+        self.count = (int(times[-1].max()) - self._first) // self._unit + 1
         if self.count * keys > np.iinfo(np.int64).max // 2:
-            self._ranked = np.unique(np.concatenate([event, known]))
+            self._ranked = np.unique(np.concatenate(times))
             self.count = len(self._ranked)
 
     def at(self, times: Integers) -> Integers:
-        """Return the last tick at or before each time, -1 before the first."""
+        """Return the last tick at or before each time, below 0 before the first."""
         if self._ranked is not None:
             return np.asarray(np.searchsorted(self._ranked, times, side="right") - 1)
-        early = times < self._first
-        ticks = np.minimum((times - self._first) // self._unit, self.count - 1)
-        ticks[early] = -1
-        return ticks
+        ticks = times - self._first
+        ticks //= self._unit
+        return np.minimum(ticks, self.count - 1, out=ticks)
 
 
 def _known(times: Times, *, lenient: bool) -> tuple[Integers, NDArray[np.bool_]]:
@@ -229,6 +238,11 @@ def _sorted(values: Integers) -> tuple[Integers, Integers]:
         return packed >> bits, packed & ((1 << bits) - 1)
     order = np.argsort(values, kind="stable")
     return values[order], order
+
+
+def _chosen(values: Integers, rows: Integers) -> Integers:
+    """Return the values at some rows in ascending order, without a copy where they are all."""
+    return values if len(rows) == len(values) else values[rows]
 
 
 def _combined(codes: Integers, number: Integers, radix: int) -> Integers:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from feastrain.stores.asof.source import Window
+    from feastrain.stores.asof.source import Positions, Sink, Window
 
 THREADS = os.cpu_count() or 1
+BLOCK = 1 << 20
 READ_BYTES = 1 << 29
 """Most decoded bytes that one read of feature columns makes."""
 
@@ -79,23 +80,61 @@ class ParquetTable:
         """
         return self._read(names, self._groups)
 
-    def rows_at(self, names: Sequence[str], positions: NDArray[np.int64]) -> list[pa.ChunkedArray]:
+    def rows_at(
+        self, names: Sequence[str], positions: Positions, sink: Sink | None = None
+    ) -> list[pa.ChunkedArray]:
         """Return some columns of the rows at `positions`; null where a position is -1.
 
         Row groups that hold none of them are not read.
+
+        Args:
+            names: the columns.
+            positions: [N] of the rows.
+            sink: is given each column instead, from several threads and in any order.
         """
-        group = np.searchsorted(self._starts, positions, side="right") - 1
-        touched = np.bincount(group[positions >= 0], minlength=len(self._groups)) > 0
-        sizes = np.diff(self._starts) * touched
-        moved = (self._starts[:-1] - (np.cumsum(sizes) - sizes))[np.maximum(group, 0)]
-        indices = pa.array(positions - moved, mask=positions < 0)
+        touched = self._touched(positions)
         groups = [part for part, wanted in zip(self._groups, touched, strict=True) if wanted]
-        found: list[pa.ChunkedArray] = []
+        if not touched.all():
+            positions = positions - self._skipped(touched, positions)
+        missing = positions < 0
+        indices = pa.array(positions, mask=missing) if missing.any() else pa.array(positions)
+
+        def pick(batch: list[str]) -> list[pa.ChunkedArray]:
+            found = []
+            for name, column in zip(batch, _whole(self._read(batch, groups)), strict=True):
+                taken = column.take(indices)
+                if sink is None:
+                    found.append(taken)
+                else:
+                    sink(name, taken)
+            return found
+
+        rows = int(np.diff(self._starts)[touched].sum())
         with ThreadPoolExecutor(THREADS) as threads:
-            for batch in self._batches(names, int(sizes.sum())):
-                table = self._read(batch, groups)
-                found += threads.map(lambda column: column.take(indices), _whole(table))
-        return found
+            return [
+                column
+                for found in threads.map(pick, self._batches(names, rows))
+                for column in found
+            ]
+
+    def rows_read_for(self, positions: Positions) -> int:
+        """Return how many rows are read to return those at `positions`: whole row groups."""
+        return int(np.diff(self._starts)[self._touched(positions)].sum())
+
+    def _touched(self, positions: Positions) -> NDArray[np.bool_]:
+        """Return [row groups] whether one holds a row at `positions`."""
+        touched = np.zeros(len(self._groups) + 1, dtype=bool)
+        for start in range(0, len(positions), BLOCK):
+            block = positions[start : start + BLOCK]
+            touched[np.searchsorted(self._starts[1:], block[block >= 0], side="right")] = True
+        return touched[:-1]
+
+    def _skipped(self, touched: NDArray[np.bool_], positions: Positions) -> NDArray[np.int64]:
+        """Return for each position how many rows before it are in row groups left out."""
+        sizes = np.diff(self._starts)
+        left_out = np.append(np.cumsum(np.where(touched, 0, sizes)), 0)
+        group = np.searchsorted(self._starts[1:], positions, side="right")
+        return np.where(positions < 0, 0, left_out[group])
 
     def _read(self, names: Sequence[str], groups: list[Any]) -> pa.Table:
         for name in names:
@@ -108,12 +147,13 @@ class ParquetTable:
         return part.to_table(columns=list(names))
 
     def _batches(self, names: Sequence[str], rows: int) -> Iterator[list[str]]:
-        """Yield the names in groups whose decoded columns stay within `READ_BYTES`."""
+        """Yield the names in groups, one for each thread or more, within `READ_BYTES` decoded."""
         batch: list[str] = []
         size = 0
-        for name in names:
-            width = rows * width_of(self.schema.field(name).type)
-            if batch and size + width > READ_BYTES:
+        widths = {name: rows * width_of(self.schema.field(name).type) for name in names}
+        most = min(READ_BYTES, sum(widths.values()) // THREADS + 1)
+        for name, width in widths.items():
+            if batch and size + width > most:
                 yield batch
                 batch, size = [], 0
             batch.append(name)

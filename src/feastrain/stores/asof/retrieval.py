@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from feastrain.errors import UsageError
 from feastrain.stores.asof.columns import as_times, comparable, unit_of
 from feastrain.stores.asof.index import AsofIndex, Times
-from feastrain.stores.asof.parquet import THREADS, width_of
+from feastrain.stores.asof.parquet import BLOCK, THREADS, width_of
 from feastrain.stores.asof.source import Window
+from feastrain.stores.asof.staging import Staging
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from feastrain.stores.asof.columns import Unit
     from feastrain.stores.asof.frame import EntityFrame
     from feastrain.stores.asof.on_demand import OnDemand
-    from feastrain.stores.asof.source import SourceTable
+    from feastrain.stores.asof.source import Positions, SourceTable
     from feastrain.stores.asof.views import ViewJoin
 
     OpenSource = Callable[[Any, list[str], Window | None], SourceTable]
 
 log = logging.getLogger(__name__)
+
+LEAST_BATCH = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class _Found:
 
     join: ViewJoin
     source: SourceTable
-    positions: NDArray[np.int64]
+    positions: Positions
 
 
 @dataclass
@@ -94,29 +99,61 @@ class PointInTimeRows:
             ),
             *(8 for _ in self.on_demand.names),
         ]
-        rows = max(most_bytes // sum(widths), 1 << 14)
-        for start in range(0, max(len(self.frame.table), 1), rows):
-            yield self._rows(start, rows)
+        rows = max(most_bytes // sum(widths), LEAST_BATCH)
+        if self._is_scattered(rows):
+            yield from self._staged(rows)
+        else:
+            for start in range(0, max(len(self.frame.table), 1), rows):
+                yield self._rows(start, rows)
 
     def _rows(self, start: int, count: int) -> pa.Table:
-        table = self.frame.table.slice(start, count)
+        columns = []
         for found in self._search():
             at = found.positions[start : start + count]
-            stored = list(found.join.features.values())
-            columns = dict(zip(stored, found.source.rows_at(stored, at), strict=True))
-            for name, column in found.join.features.items():
-                table = table.append_column(name, columns[column])
+            columns += found.source.rows_at(list(found.join.features.values()), at)
+        return self._assembled(self.frame.table.slice(start, count), columns)
+
+    def _staged(self, rows: int) -> Iterator[pa.Table]:
+        """Yield batches of so many rows, each column of the sources read once."""
+        searched = self._search()
+        with tempfile.TemporaryDirectory(prefix="feastrain-") as folder:
+            staging = Staging(Path(folder), rows)
+            files = []
+            for number, found in enumerate(searched):
+                stored = list(found.join.features.values())
+                places = {name: f"{number}-{place}" for place, name in enumerate(stored)}
+
+                def add(name: str, column: Any, places: dict[str, str] = places) -> None:
+                    staging.add(places[name], column)
+
+                found.source.rows_at(list(places), found.positions, add)
+                files += [places[name] for name in stored]
+            for number in range(-(-len(self.frame.table) // rows)):
+                columns = [staging.batch(file, number) for file in files]
+                yield self._assembled(self.frame.table.slice(number * rows, rows), columns)
+
+    def _assembled(self, table: pa.Table, columns: list[Any]) -> pa.Table:
+        """Return entity rows with the columns of all views, and what is computed from them."""
+        names = [name for found in self._search() for name in found.join.features]
+        for name, column in zip(names, columns, strict=True):
+            table = table.append_column(name, column)
         return self.on_demand.append_to(table, self.frame.table.column_names)
+
+    def _is_scattered(self, rows: int) -> bool:
+        """Tell whether batches of so many rows would read a source more than twice over."""
+        starts = range(0, len(self.frame.table), rows)
+        return len(starts) > 1 and any(
+            sum(found.source.rows_read_for(found.positions[s : s + rows]) for s in starts)
+            > 2 * found.source.rows
+            for found in self._search()
+        )
 
     def _search(self) -> list[_Found]:
         """Find the row of every view for every entity row, once."""
         if self._searched is None:
             started = time.perf_counter()
             sources = self._open()
-            with ThreadPoolExecutor(THREADS) as threads:
-                self._searched = list(
-                    threads.map(lambda join: self._find(join, sources[id(join)]), self.joins)
-                )
+            self._searched = [self._find(join, sources[id(join)]) for join in self.joins]
             log.info(
                 "point-in-time join: %d entity rows against %s in %.2f s",
                 len(self.frame.table),
@@ -182,8 +219,30 @@ class PointInTimeRows:
         oldest = None
         if join.ttl is not None:
             oldest = join.ttl // timedelta(microseconds=1) * (1000 if unit == "ns" else 1)
+        del read, created, stamps
         index = AsofIndex(stored, times, lenient=self.lenient)
-        return _Found(join, source, index.find(wanted, self.frame.at(unit), oldest))
+        del stored
+        return _Found(join, source, self._positions(index, wanted, self.frame.at(unit), oldest))
+
+    def _positions(
+        self,
+        index: AsofIndex,
+        keys: list[pa.ChunkedArray],
+        at: NDArray[np.int64],
+        oldest: int | None,
+    ) -> Positions:
+        """Search for every entity row, a block of them for each thread at a time."""
+        small = len(index) <= np.iinfo(np.int32).max
+        positions: Positions = np.empty(len(at), np.int32) if small else np.empty(len(at), np.int64)
+
+        def fill(start: int) -> None:
+            block = slice(start, start + BLOCK)
+            parts = [key.slice(start, BLOCK) for key in keys]
+            positions[block] = index.find(parts, at[block], oldest)
+
+        with ThreadPoolExecutor(THREADS) as threads:
+            list(threads.map(fill, range(0, len(at), BLOCK)))
+        return positions
 
 
 def _times(join: ViewJoin, stamps: list[pa.ChunkedArray], unit: Unit) -> Times:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+Positions: TypeAlias = NDArray[np.int32] | NDArray[np.int64]
+Sink: TypeAlias = Callable[[str, pa.ChunkedArray], None]
 WriteMode = Literal["append", "create", "replace"]
 """What happens to the rows that a table has already."""
 
@@ -33,8 +35,17 @@ class SourceTable(Protocol):
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Return some columns of every row."""
 
-    def rows_at(self, names: Sequence[str], positions: NDArray[np.int64]) -> list[pa.ChunkedArray]:
-        """Return some columns of the rows at `positions`; null where a position is -1."""
+    def rows_at(
+        self, names: Sequence[str], positions: Positions, sink: Sink | None = None
+    ) -> list[pa.ChunkedArray]:
+        """Return some columns of the rows at `positions`; null where a position is -1.
+
+        A `sink` is given each column instead, from several threads and in any order, so that
+        they need not all be in memory.
+        """
+
+    def rows_read_for(self, positions: Positions) -> int:
+        """Return how many rows are read to return those at `positions`."""
 
 
 @dataclass(frozen=True)

@@ -36,5 +36,5 @@ class Staging:
     def batch(self, name: str, number: int) -> pa.Array:
         """Read the rows of a column from `number * batch_rows` on."""
         if name not in self._readers:
-            self._readers[name] = pa.ipc.open_file(pa.memory_map(str(self._folder / name)))
+            self._readers[name] = pa.ipc.open_file(pa.OSFile(str(self._folder / name)))
         return self._readers[name].get_batch(number).column(0)

@@ -60,6 +60,20 @@ def append_parquet(table: pa.Table, filesystem: arrow_fs.FileSystem, path: str) 
     write_parquet((part for parts in (old, [added]) for part in parts), filesystem, path)
 
 
+def _writer(path: str, schema: pa.Schema, filesystem: arrow_fs.FileSystem) -> pq.ParquetWriter:
+    """Open a writer that splits the bytes of floats: half the time of dictionaries, and smaller."""
+    floats = [field.name for field in schema if field.type in {pa.float32(), pa.float64()}]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        filesystem=filesystem,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[name for name in schema.names if name not in floats],
+        use_byte_stream_split=floats,
+    )
+
+
 def _write(batches: Iterable[pa.Table], filesystem: arrow_fs.FileSystem, path: str) -> None:
     writer: pq.ParquetWriter | None = None
     pending: Future[None] | None = None
@@ -67,7 +81,7 @@ def _write(batches: Iterable[pa.Table], filesystem: arrow_fs.FileSystem, path: s
         try:
             for batch in batches:
                 if writer is None:
-                    writer = pq.ParquetWriter(path, batch.schema, filesystem=filesystem)
+                    writer = _writer(path, batch.schema, filesystem)
                 if pending is not None:
                     pending.result()
                 pending = thread.submit(writer.write_table, batch, ROW_GROUP)

@@ -58,7 +58,7 @@ def tell(figures: Iterable[Figure], file: Path | None) -> None:
     for (case, system), values in cells.items():
         table.add_row(case, system, *(values.get(metric, "") for metric in metrics))
     console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
+    (console if console.is_terminal else Console(width=140)).print(table)
     if file is not None:
         with file.open("a") as lines:
             lines.writelines(json.dumps(asdict(figure)) + "\n" for figure in figures)

@@ -128,13 +128,19 @@ def _run(
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(worker.pid, signal.SIGKILL)
                 worker.wait()
+        if heard.is_file():  # some libraries crash after it, on their way out
+            result: dict[str, Any] = json.loads(heard.read_text())
+            return result
         if code == -signal.SIGKILL:
             return {"failed": "killed, most likely out of memory"}
-        if code:
-            lines = said.read_text().strip().splitlines() or [f"exit code {code}"]
-            return {"failed": lines[-1][:200]}
-        result: dict[str, Any] = json.loads(heard.read_text())
-        return result
+        return {"failed": _reason(said.read_text()) or f"exit code {code}"}
+
+
+def _reason(said: str) -> str:
+    """Return what a traceback ends with, whatever else was said after it."""
+    lines = said.partition("Traceback (most recent call last)")[2].splitlines()[1:]
+    ends = [line for line in lines if line and not line.startswith((" ", "During", "The above"))]
+    return ends[0][:200] if ends else ""
 
 
 def _work(order: dict[str, Any]) -> None:
@@ -146,7 +152,8 @@ def _work(order: dict[str, Any]) -> None:
     scratch = Path(order["scratch"])
     place = Place(Case(**order["case"]), Path(order["folder"]), scratch, order["postgres"])
     result = measure(order["system"], place, once=order["once"])
-    (scratch / "result.json").write_text(json.dumps(result))
+    (scratch / "written").write_text(json.dumps(result))
+    (scratch / "written").rename(scratch / "result.json")
 
 
 def _figures(case: str, system: str, result: dict[str, Any]) -> Iterator[Figure]:

@@ -89,7 +89,7 @@ def _feastrain_postgres(place: Place) -> Retrieve:
 def _feastrain_ray(place: Place) -> Retrieve:
     """Open the store that shards the entity rows over Ray's workers."""
     _require("ray")
-    _require("feastrain.dataset.engines")
+    _require("feastrain.dataset.engine")
     message = f"{place.case.name}: the Ray engine has no benchmark yet"
     raise UnavailableError(message)
 

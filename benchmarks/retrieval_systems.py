@@ -87,11 +87,25 @@ def _feastrain_postgres(place: Place) -> Retrieve:
 
 
 def _feastrain_ray(place: Place) -> Retrieve:
-    """Open the store that shards the entity rows over Ray's workers."""
+    """Give each of two Ray workers the entity rows of some stores, to a file of its own.
+
+    As the engine of `feastrain build` does: a worker reads its share of the sources, and no row
+    comes back to this process. Workers and their stores are there before the clock starts.
+    """
     _require("ray")
-    _require("feastrain.dataset.engine")
-    message = f"{place.case.name}: the Ray engine has no benchmark yet"
-    raise UnavailableError(message)
+    import ray
+
+    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+    workers = [ray.remote(_RayWorker).remote(place, number) for number in range(WORKERS)]
+    ray.get([worker.ready.remote() for worker in workers])
+    folder = place.scratch / "parts"
+    folder.mkdir()
+
+    def retrieve() -> Path:
+        ray.get([worker.write_part.remote(folder) for worker in workers])
+        return folder
+
+    return retrieve
 
 
 def _limit(place: Place) -> Retrieve:
@@ -203,6 +217,30 @@ def _require(module: str) -> None:
     if not there:
         message = f"{module} is not installed"
         raise UnavailableError(message)
+
+
+class _RayWorker:
+    """Retrieves the rows of a share of the stores, in the order of the entity frame."""
+
+    def __init__(self, place: Place, number: int) -> None:
+        from dataclasses import replace
+
+        scratch = place.scratch / f"ray-{number}"
+        scratch.mkdir(exist_ok=True)
+        self._place, self._number = place, number
+        self._store = replace(place, scratch=scratch).store({"type": f"{ASOF}.AsofOfflineStore"})
+
+    def ready(self) -> bool:
+        return True
+
+    def write_part(self, folder: Path) -> None:
+        case, share = self._place.case, -(-self._place.case.stores // WORKERS)
+        first = self._number * share + 1
+        query = (
+            f"SELECT store, dept, event_timestamp FROM {self._place.entities_sql} "  # noqa: S608
+            f"WHERE store BETWEEN {first} AND {first + share - 1}"
+        )
+        _historical(self._store, case, query).to_parquet(folder / f"{self._number}.parquet")
 
 
 _worker: dict[str, Any] = {}  # what a process of the pool opened for its chunks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from copy import copy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ from feast.repo_config import RepoConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+EARLIEST, LATEST = datetime(1700, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+"""All time, for offline stores that cannot read a table without bounds (PostgreSQL's)."""
 
 
 def views_behind(store: FeatureStore, service: str) -> dict[str, Any]:
@@ -78,6 +82,8 @@ def read_source(store: FeatureStore, view: Any) -> pa.Table:
             feature_name_columns=[raw_name.get(f.name, f.name) for f in view.features],
             timestamp_field=source.timestamp_field,
             created_timestamp_column=source.created_timestamp_column or None,
+            start_date=EARLIEST,
+            end_date=LATEST,
         ).to_arrow()
     return _with_time_zone(table, [source.timestamp_field, source.created_timestamp_column])
 

@@ -43,7 +43,8 @@ def joined_of(root: Path, recipe: str):
     folder = root / "joined"
     folder.mkdir(exist_ok=True)
     request = JoinRequest(project.root, asked, store)
-    return join(request, resolve_service(store, asked), folder)
+    joined = join(request, resolve_service(store, asked), folder)
+    return dataclasses.replace(joined, rows=joined.rows.select(joined.rows.column_names))
 
 
 def bench_of(joined, *, by_created: bool = True):

@@ -78,7 +78,8 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
     def to_sql(self) -> str:
         """Return one DuckDB statement that yields the same rows.
 
-        It reads the entity frame from `entity_frame`, where that was not given as SQL.
+        It reads the entity frame from `entity_frame`, where that was not given as SQL, and is
+        to run with `SET TimeZone = 'UTC'`.
 
         Raises:
             UsageError: a view is not on Parquet, or the job is no point-in-time join.

@@ -25,6 +25,8 @@ def asof_statement(
 ) -> str:
     """Return a DuckDB statement that joins every view as of each entity row, in row order.
 
+    Times are compared to the microsecond; the session's time zone is to be UTC.
+
     Args:
         joins: the views, each on Parquet.
         columns: of the entity frame.
@@ -58,9 +60,9 @@ def _source(join: ViewJoin, repo: str, *, lenient: bool) -> str:
         raise UsageError(message)
     path = FileSource.get_uri_for_file_path(repo, join.source.path).replace("'", "''")
     files = path if path.endswith(".parquet") or "*" in path else f"{path}/**/*.parquet"
-    event, created = _quoted(join.event_timestamp), None
+    event, created = _moment(_quoted(join.event_timestamp)), None
     if join.created_timestamp:
-        created = _quoted(join.created_timestamp)
+        created = _moment(_quoted(join.created_timestamp))
     keys = ", ".join(_quoted(key) for key in join.keys)
     partition = f"PARTITION BY {keys} " if keys else ""
     known = event if lenient or created is None else f"greatest({event}, {created})"
@@ -80,7 +82,7 @@ def _clause(join: ViewJoin, name: str, timestamp: str) -> str:
     on = [
         f"entities.{_quoted(ours)} = {name}.{_quoted(theirs)}" for theirs, ours in join.keys.items()
     ]
-    on.append(f"entities.{_quoted(timestamp)} >= {name}.__known")
+    on.append(f"{_moment(f'entities.{_quoted(timestamp)}')} >= {name}.__known")
     return f"ASOF LEFT JOIN {name} ON {' AND '.join(on)}"
 
 
@@ -89,8 +91,14 @@ def _feature(join: ViewJoin, name: str, feature: str, timestamp: str) -> str:
     if join.ttl is None:
         return f"{value} AS {alias}"
     age = f"INTERVAL {join.ttl // join.ttl.resolution} MICROSECONDS"
-    fresh = f"{name}.{_quoted(join.event_timestamp)} >= entities.{_quoted(timestamp)} - {age}"
+    event = _moment(f"{name}.{_quoted(join.event_timestamp)}")
+    fresh = f"{event} >= {_moment(f'entities.{_quoted(timestamp)}')} - {age}"
     return f"CASE WHEN {fresh} THEN {value} END AS {alias}"
+
+
+def _moment(column: str) -> str:
+    """Return a time in the one type that all kinds of timestamps are compared in."""
+    return f"{column}::TIMESTAMPTZ"
 
 
 def _quoted(name: str) -> str:

@@ -57,9 +57,10 @@ def oracle(facts: Sequence[Fact], row: Asked, ttl: int | None, *, lenient: bool)
     return best[2]
 
 
-hours = st.integers(0, 6)
-keys = st.sampled_from([(1, "11"), (1, "11"), (11, "1"), (1, "1"), (None, "1"), (11, None)])
-facts = st.lists(st.builds(Fact, keys, hours | st.none(), hours | st.none()), max_size=30)
+# Few keys and times, so that most examples hold ties, corrections and nulls.
+hours = st.sampled_from([0, 1, 2, 3, 4, 5, None])
+keys = st.sampled_from([(1, "11"), (1, "11"), (1, "11"), (11, "1"), (None, "1"), (11, None)])
+facts = st.lists(st.builds(Fact, keys, hours, hours), max_size=30)
 asked = st.lists(st.builds(Asked, keys, st.integers(-2, 8) | st.none()), max_size=30)
 
 

@@ -237,6 +237,32 @@ def test_a_streamed_file_holds_the_rows_of_the_table(store: FeatureStore, tmp_pa
     assert ["out.parquet"] == [path.name for path in tmp_path.iterdir()]
 
 
+def test_entity_rows_in_no_order_are_streamed_over_scratch_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each batch would read nearly whole is read once, and leaves no scratch file."""
+    count = 60_000
+    columns = {
+        "shop": pa.array(np.arange(count)),
+        "warmth": pa.array(np.arange(count) / 2),
+        "event": pa.array([START] * count, TIMESTAMP),
+        "created": pa.array([START] * count, TIMESTAMP),
+    }
+    path = write(tmp_path / "weather.parquet", columns, row_group_size=1000)
+    store = make_store(tmp_path / "repo", [shop, weather_view(path)])
+    wanted = np.random.default_rng(0).permutation(count + 9)
+    entities = pa.table({"shop": wanted, "moment": pa.array([START] * len(wanted), TIMESTAMP)})
+    job = store.get_historical_features(entity_df=entities, features=FEATURES[2:])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    job.to_parquet(tmp_path / "out.parquet", batch_bytes=1 << 16)
+    expected = [shop / 2 if shop < count else None for shop in wanted.tolist()]
+    assert expected == pq.read_table(tmp_path / "out.parquet")["warmth"].to_pylist()
+    assert not list(tmp_path.glob("feastrain-*"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError):
+        job.to_parquet(tmp_path / "out.parquet", batch_bytes=1 << 16)
+
+
 def test_rows_in_the_order_of_their_source_need_no_scratch_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

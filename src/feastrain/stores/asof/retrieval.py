@@ -6,6 +6,7 @@ import logging
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +48,11 @@ class _Found:
     join: ViewJoin
     source: SourceTable
     positions: Positions
+
+    def columns(self, start: int, count: int) -> list[Any]:
+        """Return the view's features for `count` entity rows from `start` on."""
+        at = self.positions[start : start + count]
+        return self.source.rows_at(list(self.join.features.values()), at)
 
 
 @dataclass
@@ -100,37 +106,33 @@ class PointInTimeRows:
             *(8 for _ in self.on_demand.names),
         ]
         rows = max(most_bytes // sum(widths), LEAST_BATCH)
-        if self._is_scattered(rows):
-            yield from self._staged(rows)
-        else:
-            for start in range(0, max(len(self.frame.table), 1), rows):
-                yield self._rows(start, rows)
+        with ExitStack() as scratch:
+            reads = [self._reader(found, rows, scratch) for found in self._search()]
+            for number in range(max(-(-len(self.frame.table) // rows), 1)):
+                columns = [column for read in reads for column in read(number)]
+                yield self._assembled(self.frame.table.slice(number * rows, rows), columns)
 
     def _rows(self, start: int, count: int) -> pa.Table:
-        columns = []
-        for found in self._search():
-            at = found.positions[start : start + count]
-            columns += found.source.rows_at(list(found.join.features.values()), at)
+        columns = [column for found in self._search() for column in found.columns(start, count)]
         return self._assembled(self.frame.table.slice(start, count), columns)
 
-    def _staged(self, rows: int) -> Iterator[pa.Table]:
-        """Yield batches of so many rows, each column of the sources read once."""
-        searched = self._search()
-        with tempfile.TemporaryDirectory(prefix="feastrain-") as folder:
-            staging = Staging(Path(folder), rows)
-            files = []
-            for number, found in enumerate(searched):
-                stored = list(found.join.features.values())
-                places = {name: f"{number}-{place}" for place, name in enumerate(stored)}
+    def _reader(self, found: _Found, rows: int, scratch: ExitStack) -> Callable[[int], list[Any]]:
+        """Return what reads a view's features for the n-th batch of so many entity rows.
 
-                def add(name: str, column: Any, places: dict[str, str] = places) -> None:
-                    staging.add(places[name], column)
-
-                found.source.rows_at(list(places), found.positions, add)
-                files += [places[name] for name in stored]
-            for number in range(-(-len(self.frame.table) // rows)):
-                columns = [staging.batch(file, number) for file in files]
-                yield self._assembled(self.frame.table.slice(number * rows, rows), columns)
+        Entity rows in no order find rows all over a source, and each batch reads it nearly whole.
+        Where that costs more than to write every entity row to scratch disk and read it again,
+        the source is read once and its columns wait there.
+        """
+        entities = len(self.frame.table)
+        batches = range(0, entities, rows)
+        directly = sum(found.source.rows_read_for(found.positions[s : s + rows]) for s in batches)
+        if directly <= found.source.rows + 2 * entities:
+            return lambda number: found.columns(number * rows, rows)
+        folder = scratch.enter_context(tempfile.TemporaryDirectory(prefix="feastrain-"))
+        staging = Staging(Path(folder), rows)
+        names = list(found.join.features.values())
+        found.source.rows_at(list(dict.fromkeys(names)), found.positions, staging.add)
+        return lambda number: [staging.batch(name, number) for name in names]
 
     def _assembled(self, table: pa.Table, columns: list[Any]) -> pa.Table:
         """Return entity rows with the columns of all views, and what is computed from them."""
@@ -138,15 +140,6 @@ class PointInTimeRows:
         for name, column in zip(names, columns, strict=True):
             table = table.append_column(name, column)
         return self.on_demand.append_to(table, self.frame.table.column_names)
-
-    def _is_scattered(self, rows: int) -> bool:
-        """Tell whether batches of so many rows would read a source more than twice over."""
-        starts = range(0, len(self.frame.table), rows)
-        return len(starts) > 1 and any(
-            sum(found.source.rows_read_for(found.positions[s : s + rows]) for s in starts)
-            > 2 * found.source.rows
-            for found in self._search()
-        )
 
     def _search(self) -> list[_Found]:
         """Find the row of every view for every entity row, once."""

@@ -7,6 +7,7 @@ kept here until a batch of rows is put together from all of them.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -23,18 +24,19 @@ class Staging:
     def __init__(self, folder: Path, batch_rows: int) -> None:
         self._folder = folder
         self._batch_rows = batch_rows
-        self._readers: dict[str, pa.ipc.RecordBatchFileReader] = {}
+        self._numbers = itertools.count()
+        self._files: dict[str, pa.ipc.RecordBatchFileReader] = {}
 
-    def add(self, name: str, column: pa.ChunkedArray | pa.Array) -> None:
-        """Write a column; `name` is a file name."""
+    def add(self, name: str, column: pa.ChunkedArray) -> None:
+        """Write a column; several threads may write at once."""
+        path = str(self._folder / str(next(self._numbers)))
         schema = pa.schema([("values", column.type)])
-        with pa.ipc.new_file(str(self._folder / name), schema, options=OPTIONS) as file:
+        with pa.ipc.new_file(path, schema, options=OPTIONS) as file:
             for start in range(0, len(column), self._batch_rows):
                 part = pa.table([column.slice(start, self._batch_rows)], schema)
                 file.write_table(part.combine_chunks())
+        self._files[name] = pa.ipc.open_file(pa.OSFile(path))
 
     def batch(self, name: str, number: int) -> pa.Array:
         """Read the rows of a column from `number * batch_rows` on."""
-        if name not in self._readers:
-            self._readers[name] = pa.ipc.open_file(pa.OSFile(str(self._folder / name)))
-        return self._readers[name].get_batch(number).column(0)
+        return self._files[name].get_batch(number).column(0)

@@ -146,7 +146,9 @@ class PointInTimeRows:
         if self._searched is None:
             started = time.perf_counter()
             sources = self._open()
-            self._searched = [self._find(join, sources[id(join)]) for join in self.joins]
+            with ThreadPoolExecutor(THREADS) as threads:
+                found = threads.map(lambda join: self._find(join, sources[id(join)]), self.joins)
+                self._searched = list(found)
             log.info(
                 "point-in-time join: %d entity rows against %s in %.2f s",
                 len(self.frame.table),

@@ -11,7 +11,7 @@ from feastrain.models.bundle import load_bundle, write_bundle
 from feastrain.models.encoder import fit
 from feastrain.models.losses import pinball_loss
 from feastrain.models.mlp import MLP, architecture, increasing
-from feastrain.recipe import Model
+from feastrain.recipe import MLPModel
 from tiny_snapshot import COLUMNS, tiny_tables
 
 ROWS, KNOWN = tiny_tables()
@@ -21,7 +21,7 @@ QUANTILES = (0.05, 0.1, 0.5, 0.9)
 
 def _model() -> tuple[dict[str, object], MLP]:
     torch.manual_seed(0)
-    made = architecture(Model(hidden=(16, 8), embedding=2, quantiles=QUANTILES), ENCODER)
+    made = architecture(MLPModel(hidden=(16, 8), embedding=2, quantiles=QUANTILES), ENCODER)
     model = MLP(**made)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=3)

@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import (
     BeforeValidator,
+    Discriminator,
     Field,
     PlainSerializer,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -133,12 +135,9 @@ class Audit(Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class Model(Section):
-    """The architecture: an MLP shared by all steps of the horizon."""
+class Network(Section):
+    """What all architectures have in common."""
 
-    kind: Literal["mlp"] = "mlp"
-    hidden: tuple[Count, ...] = (128, 64)
-    embedding: Count = 8
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.5, 0.9)
 
@@ -148,6 +147,39 @@ class Model(Section):
             message = "quantiles must increase strictly and hold 0.5, the point forecast"
             raise ValueError(message)
         return self
+
+
+class MLPModel(Network):
+    """A multilayer perceptron shared by all steps of the horizon."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: tuple[Count, ...] = (128, 64)
+    embedding: Count = 8
+
+
+class TFTModel(Network):
+    """A Temporal Fusion Transformer that looks back on the last `context` periods."""
+
+    kind: Literal["tft"]
+    context: Annotated[int, Field(ge=2)] = 52
+    hidden: Count = 32
+    heads: Count = 4
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> Self:
+        if self.hidden % self.heads:
+            message = f"hidden is {self.hidden}, which {self.heads} heads do not divide"
+            raise ValueError(message)
+        return self
+
+
+def _kind(model: Any) -> str:
+    return str(model.get("kind", "mlp") if isinstance(model, dict) else model.kind)
+
+
+Model = Annotated[
+    Annotated[MLPModel, Tag("mlp")] | Annotated[TFTModel, Tag("tft")], Discriminator(_kind)
+]
 
 
 class Training(Section):
@@ -161,6 +193,12 @@ class Training(Section):
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     processes: Count = 2
     seed: int = 0
+    recompute: bool = False
+    """Gradient checkpointing: activations are computed again in the backward pass, not kept."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward pass; weights and optimiser stay in single precision."""
+    compile: bool = False
+    """Whether `torch.compile` compiles the model, which takes a minute at the start of a run."""
 
 
 class FeatureColumns(Section):
@@ -210,7 +248,7 @@ class Recipe(Section):
     audit: Audit = Audit()
     drift: DriftLimits | None = None
     retrieval: Retrieval = Retrieval()
-    model: Model = Model()
+    model: Model = MLPModel()
     training: Training = Training()
 
     @model_validator(mode="after")

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from feastrain.artifacts import open_manifest, write_json
-from feastrain.models.batches import Rows, in_order
+from feastrain.models.architecture import Model, looks_back, make_model, make_rows
+from feastrain.models.batches import in_order
 from feastrain.models.encoder import Encoder
-from feastrain.models.mlp import MLP
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,8 @@ class Bundle:
     """A trained model with the encoder it was trained with, verified when it was opened."""
 
     path: Path
-    model: MLP
+    model: Model
+    architecture: dict[str, Any]
     encoder: Encoder
     metrics: dict[str, Any]
     lineage: dict[str, Any]
@@ -51,14 +52,24 @@ class Bundle:
         """The columns it reads, by role."""
         return self.encoder.columns
 
-    def forecast(self, rows: pa.Table, known: pa.Table) -> NDArray[np.float64]:
+    @property
+    def looks_back(self) -> int:
+        """How many cut-offs before a row's own the model reads."""
+        return looks_back(self.architecture)
+
+    def forecast(
+        self, rows: pa.Table, known: pa.Table, past: pa.Table | None = None
+    ) -> NDArray[np.float64]:
         """Return [N, H, Q] quantiles in the unit of the label, in row order.
 
         Args:
             rows: entities, `event_timestamp` (the cut-off) and the row features.
-            known: known-ahead features, H rows in step order for each cut-off.
+            known: known-ahead features, H rows in step order for each cut-off, those of the
+                past included.
+            past: the rows of earlier cut-offs, for a model that looks back; what is later than
+                a row's cut-off is not read.
         """
-        encoded = Rows(self.encoder.encode(rows, known))
+        encoded = make_rows(self.architecture, self.encoder, rows, known, past)
         parts = []
         with torch.inference_mode():
             for index in in_order(len(encoded), CHUNK):
@@ -82,7 +93,7 @@ def write_bundle(
 
     Args:
         directory: where to write.
-        model: the architecture, as `feastrain.models.mlp.architecture` gives it.
+        model: the architecture, as `feastrain.models.architecture` gives it.
         weights: the model's state.
         encoder: fitted on the training rows.
         metrics: scores on the validation rows.
@@ -106,12 +117,13 @@ def load_bundle(path: Path) -> Bundle:
         name: json.loads((path / f"{name}.json").read_text())
         for name in ("model", "encoder", "metrics", "lineage")
     }
-    model = MLP(**content["model"])
+    model = make_model(content["model"])
     model.load_state_dict(load_file(path / "model.safetensors"))
     model.eval()
     return Bundle(
         path=path,
         model=model,
+        architecture=content["model"],
         encoder=Encoder.from_json(content["encoder"]),
         metrics=content["metrics"],
         lineage=content["lineage"],

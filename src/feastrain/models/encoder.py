@@ -82,7 +82,7 @@ class Encoder:
             DataError: a row has no known-ahead rows, or they are not H for each group.
         """
         unit_N = self.unit(rows)
-        groups, group_N = _groups(rows, known, self.columns)
+        groups, group_N = known_groups(rows, known, self.columns)
         return Encoded(
             row_NF=np.column_stack(
                 [
@@ -90,13 +90,13 @@ class Encoder:
                     *(self._scaled(n, _numbers(rows, n.name), unit_N) for n in self.rows),
                 ]
             ),
-            category_NC=self._codes(rows, self.row_categories),
+            category_NC=self.codes(rows, self.row_categories),
             step_NHS=self._stepped(rows, unit_N),
             group_N=group_N,
             known_GHK=_by_step(
                 [self._scaled(n, _numbers(known, n.name)) for n in self.known], groups, self.columns
             ),
-            known_category_GHD=self._codes(known, self.known_categories).reshape(
+            known_category_GHD=self.codes(known, self.known_categories).reshape(
                 groups, self.columns.horizon, len(self.known_categories)
             ),
             unit_N=unit_N.astype(np.float32),
@@ -118,6 +118,43 @@ class Encoder:
         label_NH = np.where(seen_NH, label_NH, 0) / unit_N[:, None]
         weight_NH = np.where(seen_NH, weight_NH, 0)
         return label_NH.astype(np.float32), weight_NH.astype(np.float32)
+
+    @property
+    def static_numbers(self) -> tuple[Number, ...]:
+        """The numbers that do not change."""
+        return tuple(number for number in self.rows if number.name in self.columns.static)
+
+    @property
+    def observed_numbers(self) -> tuple[Number, ...]:
+        """The observed numbers, those in the label's unit first."""
+        observed = [number for number in self.rows if number.name in self.columns.observed]
+        return tuple(sorted(observed, key=lambda number: not number.in_units))
+
+    def values(
+        self, numbers: tuple[Number, ...], table: pa.Table, unit: NDArray[np.float64] | None = None
+    ) -> Floats:
+        """Return [N, V]: scaled numbers, NaN where missing.
+
+        Those in the label's unit are divided by `unit` [N], or left as they are without one.
+        """
+        values_NV = np.full((len(table), len(numbers)), np.nan, dtype=np.float32)
+        for column, number in enumerate(numbers):
+            values = _numbers(table, number.name)
+            if not number.in_units:
+                values = np.clip((values - number.mean) / number.deviation, -CLIP, CLIP)
+            elif unit is not None:
+                values = np.clip(values / unit, -CLIP, CLIP)
+            values_NV[:, column] = np.where(np.isfinite(values), values, np.nan)
+        return values_NV
+
+    def codes(self, table: pa.Table, names: tuple[str, ...]) -> Whole:
+        """Return [N, C] positions in the vocabulary from 1; 0 is a value never trained on."""
+        codes = np.zeros((len(table), len(names)), dtype=np.int64)
+        for column, name in enumerate(names):
+            known = pa.array(self.vocabularies[name], type=pa.string())
+            found = pc.index_in(_texts(table, name), value_set=known)
+            codes[:, column] = pc.fill_null(found, -1).to_numpy(zero_copy_only=False) + 1
+        return codes
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as plain JSON values."""
@@ -166,15 +203,6 @@ class Encoder:
         if not stepped:
             return np.zeros((len(rows), horizon, 0), dtype=np.float32)
         return np.concatenate([np.stack(steps, axis=1) for steps in stepped], axis=2)
-
-    def _codes(self, table: pa.Table, names: tuple[str, ...]) -> Whole:
-        """Return [N, C] positions in the vocabulary from 1; 0 is a value never trained on."""
-        codes = np.zeros((len(table), len(names)), dtype=np.int64)
-        for column, name in enumerate(names):
-            known = pa.array(self.vocabularies[name], type=pa.string())
-            found = pc.index_in(_texts(table, name), value_set=known)
-            codes[:, column] = pc.fill_null(found, -1).to_numpy(zero_copy_only=False) + 1
-        return codes
 
 
 def fit(columns: FeatureColumns, rows: pa.Table, known: pa.Table) -> Encoder:
@@ -281,8 +309,26 @@ def _vocabulary(table: pa.Table, name: str) -> tuple[str, ...]:
     return tuple(sorted(values.to_pylist()))
 
 
-def _groups(rows: pa.Table, known: pa.Table, columns: FeatureColumns) -> tuple[int, Whole]:
-    """Return how many groups of H known-ahead rows there are, and each row's group."""
+def known_groups(rows: pa.Table, known: pa.Table, columns: FeatureColumns) -> tuple[int, Whole]:
+    """Return how many groups of H known-ahead rows there are, and each row's group.
+
+    Raises:
+        DataError: a row has no group, or they are not H rows each.
+    """
+    heads = known_heads(known, columns)
+    group_N = groups_among(rows.select(heads.column_names), heads)
+    if missing := int((group_N < 0).sum()):
+        message = f"{missing:,} rows have no known-ahead rows for their cut-off"
+        raise DataError(message)
+    return len(heads), group_N
+
+
+def known_heads(known: pa.Table, columns: FeatureColumns) -> pa.Table:
+    """Return [G] the keys and cut-off of every group of H known-ahead rows.
+
+    Raises:
+        DataError: they are not H rows each.
+    """
     horizon = columns.horizon
     steps = known["step"].to_numpy()
     if (
@@ -292,14 +338,16 @@ def _groups(rows: pa.Table, known: pa.Table, columns: FeatureColumns) -> tuple[i
         message = f"the known-ahead rows are not {horizon} steps in order for each cut-off"
         raise DataError(message)
     keys = [*columns.known_keys, "event_timestamp"]
-    heads = known.select(keys).take(pa.array(np.arange(0, len(known), horizon)))
+    return known.select(keys).take(pa.array(np.arange(0, len(known), horizon)))
+
+
+def groups_among(wanted: pa.Table, heads: pa.Table) -> Whole:
+    """Return for each row of `wanted` the place in `heads` of the same values, -1 for none."""
+    keys = heads.column_names
     numbered = heads.append_column("group", pa.array(np.arange(len(heads))))
-    wanted = rows.select(keys).append_column("row", pa.array(np.arange(len(rows))))
-    joined = wanted.join(numbered, keys=keys).sort_by("row")
-    if joined["group"].null_count:
-        message = f"{joined['group'].null_count:,} rows have no known-ahead rows for their cut-off"
-        raise DataError(message)
-    return len(heads), np.array(joined["group"])
+    rows = wanted.append_column("row", pa.array(np.arange(len(wanted))))
+    found = rows.join(numbered, keys=keys).sort_by("row")["group"]
+    return np.array(found.fill_null(-1))
 
 
 def _by_step(parts: list[Floats], groups: int, columns: FeatureColumns) -> Floats:

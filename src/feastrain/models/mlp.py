@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from feastrain.models.batches import Batch
     from feastrain.models.encoder import Encoder, Number
-    from feastrain.recipe import Model
+    from feastrain.recipe import MLPModel
 
 
-def architecture(model: Model, encoder: Encoder) -> dict[str, Any]:
+def architecture(model: MLPModel, encoder: Encoder) -> dict[str, Any]:
     """Return everything `MLP` is made from, as plain JSON values."""
     return {
         "kind": "mlp",
@@ -61,6 +62,8 @@ class MLP(nn.Module):
         super().__init__()
         assert kind == "mlp"
         self.middle = quantiles.index(0.5)
+        self.recompute = False
+        """Whether activations are computed again in the backward pass, not kept for it."""
         self.row_embeddings = _embeddings(row_vocabularies, embedding)
         self.known_embeddings = _embeddings(known_vocabularies, embedding)
         self.step_embedding = nn.Embedding(horizon, embedding)
@@ -93,10 +96,18 @@ class MLP(nn.Module):
         )
         hidden_BHW = self.norm(self.row_layer(row_BX).unsqueeze(1) + self.step_layer(step_BHX))
         hidden_BHW = functional.silu(hidden_BHW)
+        recompute = self.recompute and torch.is_grad_enabled()
         for layer in self.layers:
-            hidden_BHW = functional.silu(layer(self.dropout(hidden_BHW)))
+            hidden_BHW = (
+                checkpoint(self._deepen, layer, hidden_BHW, use_reentrant=False)
+                if recompute
+                else self._deepen(layer, hidden_BHW)
+            )
         path_BHQ = self.row_path(batch.row_BF).unsqueeze(1) + self.step_path(batch.step_BHS)
         return increasing(self.head(hidden_BHW) + path_BHQ, self.middle)
+
+    def _deepen(self, layer: nn.Module, hidden_BHW: Tensor) -> Tensor:
+        return functional.silu(layer(self.dropout(hidden_BHW)))
 
 
 class StepSharedDropout(nn.Module):

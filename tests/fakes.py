@@ -85,7 +85,14 @@ class FakeBundle:
     def lineage(self) -> dict[str, Any]:
         return {"snapshot": "5a5a5a5a5a5a5a5a", "recipe": fake_recipe(horizon=self.horizon)}
 
-    def forecast(self, rows: pa.Table, known: pa.Table) -> NDArray[np.float64]:
+    looks_back = False
+
+    def forecast(
+        self,
+        rows: pa.Table,
+        known: pa.Table,
+        past: pa.Table | None = None,  # noqa: ARG002 - the seam's
+    ) -> NDArray[np.float64]:
         assert len(known) >= self.horizon
         level_N = rows["level"].to_numpy().astype(np.float64)
         assert np.isfinite(level_N).all(), "a series that the source does not know was forecast"

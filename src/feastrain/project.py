@@ -222,10 +222,15 @@ class Project(Inspection):
         asked = self.recipe(recipe)
         with stage("materialize") as current:
             service = resolve_service(store, asked)
-            cutoff = read_labels(self.root / asked.label.source, asked, as_of).last_period
+            panel = read_labels(self.root / asked.label.source, asked, as_of)
+            cutoff = panel.last_period
             views = sorted(service.sources)
             state = [service.fingerprint, service.source_digests()]
             cached = materialize(store, views, cutoff, state, self.artifacts / "materialized")
+            if asked.model.look_back:
+                from feastrain.dataset.past import keep_past
+
+                keep_past(store, service, asked, panel, self.artifacts / "past")
             current.made(cached=cached, views=len(views), as_of=cutoff.isoformat())
         return cutoff
 
@@ -300,7 +305,12 @@ class Project(Inspection):
             known_features=tuple(bundle.lineage["known_features"]),
             first_period=datetime.fromisoformat(bundle.lineage["first_period"]),
         )
-        return Forecaster(bundle, source)
+        past = None
+        if bundle.looks_back:
+            from feastrain.dataset.past import Past
+
+            past = Past.open(self.artifacts / "past", recipe.name)
+        return Forecaster(bundle, source, past)
 
     def _snapshot_of(self, bundle: Bundle) -> Snapshot:
         from feastrain.dataset.snapshot import Snapshot

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation when the class is made
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -152,6 +152,8 @@ class Network(Section):
 class MLPModel(Network):
     """A multilayer perceptron shared by all steps of the horizon."""
 
+    look_back: ClassVar[int] = 0
+
     kind: Literal["mlp"] = "mlp"
     hidden: tuple[Count, ...] = (128, 64)
     embedding: Count = 8
@@ -164,6 +166,11 @@ class TFTModel(Network):
     context: Annotated[int, Field(ge=2)] = 52
     hidden: Count = 32
     heads: Count = 4
+
+    @property
+    def look_back(self) -> int:
+        """How many cut-offs a row needs besides its own: one for what was known of the oldest."""
+        return self.context
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:

@@ -23,7 +23,7 @@ def make_spine(panel: Panel, split: Split, horizon: int) -> pa.Table:
     """
     label_SPH = _ahead(panel.label_SP, horizon)
     weight_SPH = _ahead(panel.weight_SP, horizon)
-    series, cutoff = np.nonzero(_has_label(panel, horizon))
+    series, cutoff = np.nonzero(has_label(panel, horizon))
     parts = np.array([split.part_of(position) for position in range(len(panel.periods))])
     rows = cutoffs_of(panel, horizon)
     columns = dict(zip(rows.column_names, rows.columns, strict=True))
@@ -37,7 +37,7 @@ def make_spine(panel: Panel, split: Split, horizon: int) -> pa.Table:
 
 def cutoffs_of(panel: Panel, horizon: int) -> pa.Table:
     """Return every (series, cut-off) of the spine, without labels: entities, `event_timestamp`."""
-    series, cutoff = np.nonzero(_has_label(panel, horizon))
+    series, cutoff = np.nonzero(has_label(panel, horizon))
     columns = {
         name: panel.series[name].take(pa.array(series)) for name in panel.series.column_names
     }
@@ -47,10 +47,10 @@ def cutoffs_of(panel: Panel, horizon: int) -> pa.Table:
 
 def rows_per_series(panel: Panel, horizon: int) -> np.ndarray:
     """Return [S] how many rows each series has in the spine."""
-    return np.asarray(_has_label(panel, horizon).sum(axis=1))
+    return np.asarray(has_label(panel, horizon).sum(axis=1))
 
 
-def _has_label(panel: Panel, horizon: int) -> np.ndarray:
+def has_label(panel: Panel, horizon: int) -> np.ndarray:
     """Return [S, P] whether a label follows within the horizon."""
     return np.asarray(np.isfinite(_ahead(panel.label_SP, horizon)).any(axis=2))
 

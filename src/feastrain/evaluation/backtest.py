@@ -98,7 +98,7 @@ def _forecasts(
     known = snapshot.known()
     about = (panel.label_SP, series_N, cutoff_N, recipe.horizon, recipe.season)
     forecasts = {
-        recipe.model.kind: bundle.forecast(rows, known),
+        recipe.model.kind: bundle.forecast(rows, known, snapshot.rows()),
         REFERENCE: seasonal_naive(*about),
         "seasonal-naive-growth": seasonal_naive_growth(*about),
     }

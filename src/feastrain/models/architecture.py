@@ -37,11 +37,6 @@ def make_model(architecture: dict[str, Any]) -> Model:
     return tft.TFT(**content) if architecture["kind"] == "tft" else mlp.MLP(**content)
 
 
-def looks_back(architecture: dict[str, Any]) -> int:
-    """Return how many cut-offs before a row's own the model reads."""
-    return int(architecture.get("context", 1)) - 1
-
-
 def make_rows(  # noqa: PLR0913 - tables by role
     architecture: dict[str, Any],
     encoder: Encoder,

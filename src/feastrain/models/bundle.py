@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from feastrain.artifacts import open_manifest, write_json
-from feastrain.models.architecture import Model, looks_back, make_model, make_rows
+from feastrain.models.architecture import Model, make_model, make_rows
 from feastrain.models.batches import in_order
 from feastrain.models.encoder import Encoder
 
@@ -53,9 +53,9 @@ class Bundle:
         return self.encoder.columns
 
     @property
-    def looks_back(self) -> int:
-        """How many cut-offs before a row's own the model reads."""
-        return looks_back(self.architecture)
+    def looks_back(self) -> bool:
+        """Whether a forecast needs the rows of earlier cut-offs."""
+        return "context" in self.architecture
 
     def forecast(
         self, rows: pa.Table, known: pa.Table, past: pa.Table | None = None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from feastrain.dataset.past import Past
     from feastrain.recipe import FeatureColumns
     from feastrain.stores.online import OnlineRows
 
@@ -52,7 +53,13 @@ class QuantileModel(Protocol):
     def lineage(self) -> dict[str, Any]:
         """What the bundle was made from."""
 
-    def forecast(self, rows: pa.Table, known: pa.Table) -> NDArray[np.float64]:
+    @property
+    def looks_back(self) -> bool:
+        """Whether a forecast needs the rows of earlier cut-offs."""
+
+    def forecast(
+        self, rows: pa.Table, known: pa.Table, past: pa.Table | None = None
+    ) -> NDArray[np.float64]:
         """Return [N, H, Q] quantiles in the unit of the label."""
 
 
@@ -76,9 +83,14 @@ class Forecast:
 class Forecaster:
     """A bundle and the source that feeds it."""
 
-    def __init__(self, bundle: QuantileModel, source: FeatureSource) -> None:
+    def __init__(
+        self, bundle: QuantileModel, source: FeatureSource, past: Past | None = None
+    ) -> None:
+        """Put them together; a bundle that looks back needs a `past`."""
+        assert past is not None or not bundle.looks_back
         self.bundle = bundle
         self.source = source
+        self._past = past
         self.recipe = Recipe.model_validate(bundle.lineage["recipe"])
         label_event = self.recipe.label.event
         self._event = label_event if label_event in bundle.columns.known_ahead else None
@@ -93,7 +105,7 @@ class Forecaster:
         online = self.source.read(series)
         read_seconds = time.perf_counter() - started
         rows = online.rows.filter(pa.array(online.found))
-        quantiles_NHQ = self._quantiles(rows, online.known)
+        quantiles_NHQ = self._quantiles(rows, online)
         return Forecast(
             table=self._table(rows, quantiles_NHQ, online.as_of),
             events=self._events(rows, online.known),
@@ -102,10 +114,16 @@ class Forecaster:
             read_seconds=read_seconds,
         )
 
-    def _quantiles(self, rows: pa.Table, known: pa.Table) -> NDArray[np.float64]:
+    def _quantiles(self, rows: pa.Table, online: OnlineRows) -> NDArray[np.float64]:
         if len(rows) == 0:
             return np.zeros((0, self.bundle.columns.horizon, len(self.bundle.quantiles)))
-        quantiles_NHQ = self.bundle.forecast(rows, known)
+        if self._past is None:
+            quantiles_NHQ = self.bundle.forecast(rows, online.known)
+        else:
+            series = rows.select(list(self.bundle.columns.entities))
+            past = self._past.of(series, online.as_of)
+            known = pa.concat_tables([online.known, past.known], promote_options="permissive")
+            quantiles_NHQ = self.bundle.forecast(rows, known, past.rows)
         self._refuse_non_finite(rows, quantiles_NHQ)
         return quantiles_NHQ
 

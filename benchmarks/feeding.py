@@ -130,14 +130,13 @@ def _gathered(rows: Rows, batch: int) -> Examples:
         for index_B in shuffled(
             len(rows), batch_rows=batch, seed=0, epoch=epoch, rank=0, world_size=1
         ):
-            yield rows.batch(index_B), *rows.labels(index_B)
+            yield rows.examples(index_B)
 
 
 def _preloaded(rows: Rows, batch: int) -> Examples:
-    index_B = torch.randperm(len(rows))[:batch]
-    gathered = rows.batch(index_B)
+    gathered, *labels = rows.examples(torch.randperm(len(rows))[:batch])
     whole = Batch(*(getattr(gathered, field.name).contiguous() for field in fields(Batch)))
-    label_B1, weight_B1 = (tensor.contiguous() for tensor in rows.labels(index_B))
+    label_B1, weight_B1 = (tensor.contiguous() for tensor in labels)
     while True:
         yield whole, label_B1, weight_B1
 

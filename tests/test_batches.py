@@ -87,8 +87,7 @@ def test_a_batch_is_the_encoded_rows(chosen: list[int]) -> None:
     """Every field of a batch has the values that the encoder gave for its rows, bit for bit."""
     encoded, labels = ENCODER.encode(ROWS, KNOWN), ENCODER.labels(ROWS)
     rows = Rows(encoded, labels)
-    batch = rows.batch(torch.tensor(chosen))
-    label_BH, weight_BH = rows.labels(torch.tensor(chosen))
+    batch, label_BH, weight_BH = rows.examples(torch.tensor(chosen))
     group_B = encoded.group_N[chosen]
     for expected, actual in (
         (encoded.row_NF[chosen], batch.row_BF),

@@ -41,8 +41,8 @@ def _whole(snapshot: Snapshot) -> tuple[Encoder, Rows, Rows]:
 
 def _tensors(rows: Rows) -> list[torch.Tensor]:
     index = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    batch = rows.batch(index)
-    return [*(getattr(batch, field.name) for field in fields(Batch)), *rows.labels(index)]
+    batch, *labels = rows.examples(index)
+    return [*(getattr(batch, field.name) for field in fields(Batch)), *labels]
 
 
 @pytest.mark.parametrize("most_bytes", [ENOUGH, 0])

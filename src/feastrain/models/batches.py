@@ -70,49 +70,54 @@ class Rows:
         if words_NW is None:
             words_NW = torch.from_numpy(row_words(encoded, labels)).to(device)
         known_GW = _words(encoded.known_GHK, encoded.known_category_GHD)
-        self._known_GW = torch.from_numpy(known_GW).to(device)
+        # Codes travel as the bits of numbers; gathering copies bits, whatever they mean.
+        self._bits_NW = words_NW.view(torch.float32)
+        self._known_GW = torch.from_numpy(known_GW).to(device).view(torch.float32)
         self._device = device
         _, horizon, stepped = encoded.step_NHS.shape
         numbers, categories = encoded.row_NF.shape[1], encoded.category_NC.shape[1]
         known, known_categories = encoded.known_GHK.shape[2], encoded.known_category_GHD.shape[2]
-        self._widths = (numbers, horizon * stepped, 1, categories, 1)
+        read = (numbers, horizon * stepped, 1, categories, 1)
+        labelled = (words_NW.shape[1] - sum(read)) // 2
+        self._widths = (*read, labelled, labelled)
         self._known_widths = (horizon * known, horizon * known_categories)
         self._step_shape = (horizon, stepped)
         self._known_shape, self._code_shape = (horizon, known), (horizon, known_categories)
-        self._read_NW = words_NW[:, : sum(self._widths)]
-        self._label_NW = words_NW[:, sum(self._widths) :]
 
     def __len__(self) -> int:
-        return len(self._read_NW)
+        return len(self._bits_NW)
 
     def batch(self, index_B: Tensor) -> Batch:
         """Gather the rows at `index_B`."""
-        count = len(index_B)
-        read_BW = self._gather(self._read_NW, index_B)
-        row, step, unit, category, group = read_BW.split_with_sizes(self._widths, dim=1)
-        known_BW = self._known_GW.index_select(0, group.squeeze(1))
-        known, codes = known_BW.split_with_sizes(self._known_widths, dim=1)
-        return Batch(
-            row_BF=row.view(torch.float32),
-            category_BC=category,
-            step_BHS=step.view(torch.float32).view(count, *self._step_shape),
-            known_BHK=known.view(torch.float32).view(count, *self._known_shape),
-            known_category_BHD=codes.view(count, *self._code_shape),
-            unit_B=unit.view(torch.float32).squeeze(1),
+        return self.examples(index_B)[0]
+
+    def examples(self, index_B: Tensor) -> tuple[Batch, Tensor, Tensor]:
+        """Gather the rows at `index_B`, their labels [B, H], in units, and weights [B, H]."""
+        bits_BW = self._gather(index_B)
+        row, step, unit, category, group, label, weight = bits_BW.split_with_sizes(
+            self._widths, dim=1
         )
+        group_B = group.view(torch.int32).squeeze(1)
+        known, code = self._known_GW.index_select(0, group_B).split_with_sizes(
+            self._known_widths, dim=1
+        )
+        rows = len(index_B)
+        batch = Batch(
+            row_BF=row,
+            category_BC=category.view(torch.int32),
+            step_BHS=step.view(rows, *self._step_shape),
+            known_BHK=known.view(rows, *self._known_shape),
+            known_category_BHD=code.view(torch.int32).view(rows, *self._code_shape),
+            unit_B=unit.squeeze(1),
+        )
+        return batch, label, weight
 
-    def labels(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Gather the labels [B, H], in units, and their weights [B, H]."""
-        label_BH, weight_BH = self._gather(self._label_NW, index_B).chunk(2, dim=1)
-        return label_BH.view(torch.float32), weight_BH.view(torch.float32)
-
-    def _gather(self, words_NW: Tensor, index_B: Tensor) -> Tensor:
+    def _gather(self, index_B: Tensor) -> Tensor:
         """Return [B, W] on the device; from memory of the CPU to CUDA while the GPU computes."""
-        if words_NW.device == self._device:
-            return words_NW.index_select(0, index_B.to(self._device, non_blocking=True))
-        shape = (len(index_B), words_NW.shape[1])
-        pinned_BW = torch.empty(shape, dtype=torch.int32, pin_memory=True)
-        torch.index_select(words_NW, 0, index_B, out=pinned_BW)
+        if self._bits_NW.device == self._device:
+            return self._bits_NW.index_select(0, index_B.to(self._device, non_blocking=True))
+        pinned_BW = torch.empty((len(index_B), self._bits_NW.shape[1]), pin_memory=True)
+        torch.index_select(self._bits_NW, 0, index_B, out=pinned_BW)
         return pinned_BW.to(self._device, non_blocking=True)
 
 

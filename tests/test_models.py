@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from feastrain.artifacts import publishing
 from feastrain.errors import ArtifactError
-from feastrain.models.batches import Rows, in_order, shuffled, steps_per_epoch
+from feastrain.models.batches import Rows
 from feastrain.models.bundle import load_bundle, write_bundle
 from feastrain.models.encoder import fit
 from feastrain.models.losses import pinball_loss
@@ -52,41 +52,6 @@ def test_a_model_of_any_weights_never_crosses() -> None:
     quantile_BHQ = model(rows.batch(torch.arange(len(rows))))
     assert (len(ROWS), 3, 4) == tuple(quantile_BHQ.shape)
     assert (quantile_BHQ.diff(dim=-1) >= 0).all()
-
-
-sizes = st.integers(1, 50)
-
-
-@given(rows=st.integers(1, 500), batch=sizes, world=st.integers(1, 4), seed=sizes, epoch=sizes)
-def test_ranks_share_every_epoch(rows: int, batch: int, world: int, seed: int, epoch: int) -> None:
-    """Ranks take equally many steps, no row twice, and all but the last partial step."""
-    shares = [
-        list(shuffled(rows, batch_rows=batch, seed=seed, epoch=epoch, rank=r, world_size=world))
-        for r in range(world)
-    ]
-    steps = steps_per_epoch(rows, batch, world)
-    assert [steps] * world == [len(share) for share in shares]
-    taken = torch.cat([index for share in shares for index in share]).tolist()
-    assert len(set(taken)) == len(taken) == min(rows, steps * batch * world)
-
-
-@given(rows=st.integers(0, 300), batch=sizes, world=st.integers(1, 4))
-def test_ranks_share_validation_rows_exactly(rows: int, batch: int, world: int) -> None:
-    """Every row in order is taken once, by one rank."""
-    taken = [i for r in range(world) for index in in_order(rows, batch, r, world) for i in index]
-    assert list(range(rows)) == [int(i) for i in taken]
-
-
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    """The order is a function of seed and epoch alone."""
-
-    def order(seed: int, epoch: int) -> list[int]:
-        batches = shuffled(50, batch_rows=50, seed=seed, epoch=epoch, rank=0, world_size=1)
-        return next(batches).tolist()
-
-    assert order(1, 1) == order(1, 1)
-    assert order(1, 1) != order(1, 2)
-    assert order(1, 1) != order(2, 1)
 
 
 def _publish(folder, metrics=None):

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from feastrain.artifacts import publishing
-from feastrain.dataset.snapshot import Snapshot, write_table
+from feastrain.dataset.snapshot import Snapshot, part_name, write_table
 from feastrain.recipe import FeatureColumns
 
 START = datetime(2024, 1, 5, 23, 59, 59, tzinfo=UTC)
@@ -76,8 +76,10 @@ def tiny_tables(shops: int = 8, weeks: int = 60, seed: int = 0) -> tuple[pa.Tabl
     return pa.table(columns), pa.table(known)
 
 
-def tiny_snapshot(folder: Path, name: str = "0123456789abcdef", seed: int = 0) -> Snapshot:
-    """Publish a tiny snapshot."""
+def tiny_snapshot(
+    folder: Path, name: str = "0123456789abcdef", seed: int = 0, parts: int = 1
+) -> Snapshot:
+    """Publish a tiny snapshot, its rows in equal parts."""
     rows, known = tiny_tables(seed=seed)
     labels = rows.select(["shop", "event_timestamp"]).append_column("label", rows["label_1"])
     manifest = {
@@ -88,8 +90,11 @@ def tiny_snapshot(folder: Path, name: str = "0123456789abcdef", seed: int = 0) -
         "periods": {"first": START.isoformat()},
     }
     with publishing(folder / name, manifest) as scratch:
-        for file, table in {"part-00000": rows, "known": known, "labels": labels}.items():
+        for file, table in {"known": known, "labels": labels}.items():
             write_table(scratch, file, table)
+        for part in range(parts):
+            each = len(rows) // parts
+            write_table(scratch, part_name(part), rows.slice(part * each, each))
     return Snapshot.open(folder / name)
 
 

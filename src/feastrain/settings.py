@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     """Largest request body that is read."""
 
+    memory_bytes: int | None = Field(default=None, ge=0)
+    """Most memory that the encoded rows of all training processes of this machine may take; more
+    is mapped from files in the run's folder. By default half of the machine's memory."""
+
     ray_address: str | None = None
     """Ray cluster that recipes with `engine: ray` use; without it, one is started here."""
 

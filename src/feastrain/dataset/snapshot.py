@@ -15,6 +15,7 @@ from feastrain.errors import ProjectError
 from feastrain.recipe import FeatureColumns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 ROW_GROUP = 1 << 17
@@ -52,9 +53,13 @@ class Snapshot:
 
     def rows(self, split: str | None = None) -> pa.Table:
         """Return the rows (series, cut-off), all or those of one part of the split."""
-        parts = [pq.read_table(path) for path in sorted(self.path.glob("part-*.parquet"))]
-        table = pa.concat_tables(parts)
+        table = pa.concat_tables(self.parts())
         return table if split is None else table.filter(pc.equal(table["split"], split))
+
+    def parts(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the rows, or some of their columns, one part in memory at a time."""
+        for path in sorted(self.path.glob("part-*.parquet")):
+            yield pq.read_table(path, columns=columns)
 
     def known(self) -> pa.Table:
         """Return the known-ahead features by (known keys, cut-off, step)."""

@@ -111,8 +111,7 @@ def validate(
     totals = torch.zeros(3, dtype=torch.float64)
     with torch.inference_mode():
         for index_B in in_order(len(rows), batch_rows, ranks.rank, ranks.world_size):
-            batch = rows.batch(index_B)
-            label_BH, weight_BH = rows.labels(index_B)
+            batch, label_BH, weight_BH = rows.examples(index_B)
             quantile_BHQ = model(batch)
             unit_B1 = batch.unit_B.unsqueeze(1)
             pinball, _ = pinball_loss(label_BH, weight_BH * unit_B1, quantile_BHQ, quantiles)
@@ -125,8 +124,7 @@ def validate(
 
 def _loss(model: nn.Module, rows: Rows, index_B: Tensor, quantiles: Tensor) -> Tensor:
     """Return the pinball loss in the label's unit, weighted, relative to the rows' size."""
-    batch = rows.batch(index_B)
-    label_BH, weight_BH = rows.labels(index_B)
+    batch, label_BH, weight_BH = rows.examples(index_B)
     size_B1 = batch.unit_B.unsqueeze(1)
     summed, weight = pinball_loss(label_BH, weight_BH * size_B1, model(batch), quantiles)
     return summed / weight.clamp(min=1e-6)

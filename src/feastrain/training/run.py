@@ -21,8 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 from feastrain.artifacts import fingerprint, publishing
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import FeastrainError
-from feastrain.models import encoder as encoders
-from feastrain.models.batches import Rows
 from feastrain.models.bundle import write_bundle
 from feastrain.models.mlp import MLP, architecture
 from feastrain.recipe import Recipe, load_recipe
@@ -30,11 +28,13 @@ from feastrain.telemetry import Stage, stage
 from feastrain.training import checkpoint as checkpoints
 from feastrain.training.checkpoint import Checkpoint
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
+from feastrain.training.encoding import encode, memory_share
 from feastrain.training.loop import Validation, train_epoch, validate
 from feastrain.training.shutdown import StopRequest, listening
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
+    from feastrain.models.batches import Rows
     from feastrain.models.encoder import Encoder
 
 FAILURE = "failure.txt"
@@ -62,7 +62,7 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
         stop: set when the process was asked to stop.
         fresh: ignore earlier checkpoints.
     """
-    encoder, train_rows, validation_rows = encode(snapshot, here)
+    encoder, train_rows, validation_rows = encode(snapshot, folder, here.device, memory_share())
     fit = Fit(recipe, encoder, here, _identity(recipe, snapshot, here))
     if fresh and here.leads:
         checkpoints.discard(folder)
@@ -81,26 +81,6 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
     if here.leads:
         publish(fit, snapshot, bundle)
     here.wait()
-
-
-def encode(snapshot: Snapshot, here: Ranks) -> tuple[Encoder, Rows, Rows]:
-    """Fit the encoder on the training rows, and encode them and the validation rows."""
-    known = snapshot.known()
-    training = snapshot.rows("train")
-    encoder = encoders.fit(snapshot.columns, training, _known_of(training, known))
-    tables = (training, snapshot.rows("validation"))
-    train_rows, validation_rows = (
-        Rows(encoder.encode(table, known), encoder.labels(table), here.device) for table in tables
-    )
-    return encoder, train_rows, validation_rows
-
-
-def _known_of(rows: Any, known: Any) -> Any:  # Arrow has no types of its own
-    """Return the known-ahead rows of the cut-offs in `rows` alone."""
-    import pyarrow.compute as pc
-
-    cutoffs = pc.unique(rows["event_timestamp"])
-    return known.filter(pc.is_in(known["event_timestamp"], value_set=cutoffs))
 
 
 class Fit:

@@ -16,7 +16,8 @@ from feastrain.errors import ArtifactError, FeastrainError, UsageError
 from feastrain.jobs.train import train
 from feastrain.models.batches import Batch, Rows
 from feastrain.models.encoder import Encoder, fit
-from feastrain.training.encoding import encode, memory_share
+from feastrain.recipe import load_recipe
+from feastrain.training.encoding import Encodings, encode, memory_share
 from tiny_snapshot import COLUMNS, tiny_recipe, tiny_snapshot
 
 CPU = torch.device("cpu")
@@ -39,6 +40,10 @@ def _whole(snapshot: Snapshot) -> tuple[Encoder, Rows, Rows]:
     return encoder, train, validation
 
 
+def _encode(snapshot: Snapshot, folder: Path, most_bytes: int) -> Encodings:
+    return encode(load_recipe(tiny_recipe(folder)), snapshot, folder, CPU, most_bytes)
+
+
 def _tensors(rows: Rows) -> list[torch.Tensor]:
     index = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     batch, *labels = rows.examples(index)
@@ -50,10 +55,10 @@ def test_parts_encode_to_what_the_whole_does(
     snapshot: Snapshot, tmp_path: Path, most_bytes: int
 ) -> None:
     """In memory and mapped, an encoder and batches are those of the whole tables, bit for bit."""
-    expected, actual = _whole(snapshot), encode(snapshot, tmp_path, CPU, most_bytes)
+    expected, actual = _whole(snapshot), _encode(snapshot, tmp_path, most_bytes)
     assert bool(most_bytes) == (not list(tmp_path.glob("encoded-*")))
-    assert expected[0] == actual[0]
-    for whole, rows in zip(expected[1:], actual[1:], strict=True):
+    assert expected[0] == actual.encoder
+    for whole, rows in zip(expected[1:], (actual.train, actual.validation), strict=True):
         for one, other in zip(_tensors(whole), _tensors(rows), strict=True):
             assert torch.equal(one, other)
 
@@ -61,10 +66,10 @@ def test_parts_encode_to_what_the_whole_does(
 def test_files_are_made_once(snapshot: Snapshot, tmp_path: Path) -> None:
     """What a killed run left half written is removed, and another run finds what is whole."""
     (tmp_path / ".encoded-killed").mkdir()
-    encode(snapshot, tmp_path, CPU, 0)
+    _encode(snapshot, tmp_path, 0)
     (files,) = tmp_path.glob("*encoded-*")
     before = (files / "train").stat()
-    encode(snapshot, tmp_path, CPU, 0)
+    _encode(snapshot, tmp_path, 0)
     after = (files / "train").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
@@ -73,19 +78,19 @@ def test_another_snapshot_has_files_of_its_own(snapshot: Snapshot, tmp_path: Pat
     """Files are named by what they were made from."""
     other = tiny_snapshot(tmp_path / "snapshots", "fedcba9876543210", seed=1)
     for each in (snapshot, other):
-        encode(each, tmp_path, CPU, 0)
+        _encode(each, tmp_path, 0)
     assert 2 == len(list(tmp_path.glob("encoded-*")))
 
 
 def test_damaged_file_is_refused(snapshot: Snapshot, tmp_path: Path) -> None:
     """One changed bit in a file of encoded rows is found before anything is trained on it."""
-    encode(snapshot, tmp_path, CPU, 0)
+    _encode(snapshot, tmp_path, 0)
     (path,) = tmp_path.glob("encoded-*/train")
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"train is damaged"):
-        encode(snapshot, tmp_path, CPU, 0)
+        _encode(snapshot, tmp_path, 0)
 
 
 def test_full_disk_is_one_line(snapshot: Snapshot, tmp_path: Path) -> None:
@@ -99,8 +104,8 @@ def test_full_disk_is_one_line(snapshot: Snapshot, tmp_path: Path) -> None:
         pytest.skip("this machine does not let root mount a tmpfs")
     try:
         with pytest.raises(FeastrainError, match="raise FEASTRAIN_MEMORY_BYTES"):
-            encode(snapshot, tmp_path, CPU, 0)
-        assert ["encoded.lock"] == [path.name for path in tmp_path.iterdir()]
+            _encode(snapshot, tmp_path, 0)
+        assert ["encoded.lock", "tiny-3.yaml"] == [path.name for path in tmp_path.iterdir()]
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 

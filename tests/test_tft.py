@@ -2,17 +2,22 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from feastrain.errors import RecipeError
+from feastrain.jobs.train import train
 from feastrain.models import encoder as encoders
+from feastrain.models.bundle import load_bundle
 from feastrain.models.tft import TFT, VariableSelection, architecture
 from feastrain.models.windows import WindowBatch, WindowRows
 from feastrain.recipe import TFTModel
-from tiny_snapshot import COLUMNS, tiny_tables
+from tiny_snapshot import COLUMNS, tiny_recipe, tiny_snapshot, tiny_tables
+from tiny_snapshot import TFT as TFT_RECIPE
 
 ROWS, KNOWN = tiny_tables()
 ENCODER = encoders.fit(COLUMNS, ROWS, KNOWN)
@@ -144,3 +149,30 @@ def test_a_recipe_with_nothing_known_ahead_is_refused() -> None:
     encoder = encoders.fit(columns, ROWS, KNOWN.select(["event_timestamp", "step"]))
     with pytest.raises(RecipeError, match="give a view the role known_ahead"):
         architecture(TFTModel(kind="tft"), encoder)
+
+
+@pytest.mark.distributed
+def test_two_processes_land_a_bundle_that_learned(tmp_path: Path) -> None:
+    """Under torchrun a TFT beats a constant, and two runs of one seed are one model."""
+    snapshot = tiny_snapshot(tmp_path)
+    bundles = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        folder.mkdir()
+        made = train(tiny_recipe(folder, 15, TFT_RECIPE), snapshot, folder / "artifacts")
+        bundles.append(load_bundle(made.path))
+    labels = snapshot.rows("validation")["label_1"].drop_null().to_numpy()
+    assert bundles[0].metrics["validation_wmae"] < 0.4 * abs(labels).mean()
+    for name, weight in bundles[0].model.state_dict().items():
+        assert torch.equal(weight, bundles[1].model.state_dict()[name])
+
+
+def test_a_bundle_forecasts_from_rows_and_their_past(tmp_path: Path) -> None:
+    """Rows asked for alone with their past get the forecasts they get among all others."""
+    snapshot = tiny_snapshot(tmp_path)
+    recipe = tiny_recipe(tmp_path, 1, TFT_RECIPE)
+    bundle = load_bundle(train(recipe, snapshot, tmp_path / "artifacts").path)
+    rows, known, past = snapshot.rows("test"), snapshot.known(), snapshot.rows()
+    every = bundle.forecast(rows, known, past)
+    some = bundle.forecast(rows.slice(3, 2), known, past.slice(0, 60))
+    np.testing.assert_allclose(every[3:5], some, rtol=1e-4)
+    assert not np.allclose(every, bundle.forecast(rows, known))

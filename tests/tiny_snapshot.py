@@ -26,6 +26,8 @@ COLUMNS = FeatureColumns(
     horizon=HORIZON,
 )
 
+MLP = "{hidden: [16, 8], embedding: 2, dropout: 0.1}"
+TFT = "{kind: tft, context: 6, hidden: 8, heads: 2, dropout: 0.1}"
 RECIPE = """
 name: tiny
 entities: [shop]
@@ -36,7 +38,7 @@ features:
   repo: feature_repo
   service: tiny
   roles: {shops: observed, calendar: known_ahead}
-model: {hidden: [16, 8], embedding: 2, dropout: 0.1}
+model: MODEL
 training: {epochs: EPOCHS, patience: 99, batch_rows: 32, learning_rate: 0.01, processes: 2, seed: 3}
 """
 
@@ -98,8 +100,8 @@ def tiny_snapshot(
     return Snapshot.open(folder / name)
 
 
-def tiny_recipe(folder: Path, epochs: int = 3) -> Path:
+def tiny_recipe(folder: Path, epochs: int = 3, model: str = MLP) -> Path:
     """Write the recipe that fits the tiny snapshot."""
     path = folder / f"tiny-{epochs}.yaml"
-    path.write_text(RECIPE.replace("EPOCHS", str(epochs)))
+    path.write_text(RECIPE.replace("EPOCHS", str(epochs)).replace("MODEL", model))
     return path

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from feastrain.models import mlp, tft
-from feastrain.models.batches import Rows
+from feastrain.models.batches import CPU, Rows
 from feastrain.models.windows import WindowRows
 from feastrain.recipe import MLPModel
 
@@ -45,7 +45,7 @@ def make_rows(  # noqa: PLR0913 - tables by role
     past: pa.Table | None,
     *,
     labelled: bool = False,
-    device: torch.device | None = None,
+    device: torch.device = CPU,
 ) -> Rows | WindowRows:
     """Encode rows as the architecture reads them.
 

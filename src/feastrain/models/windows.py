@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from feastrain.models.batches import CPU
 from feastrain.models.encoder import CLIP, groups_among, known_groups, known_heads
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class WindowRows:
         context: int,
         frequency: timedelta,
         labels: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
-        device: torch.device | None = None,
+        device: torch.device = CPU,
     ) -> None:
         """Lay out the rows.
 
@@ -77,7 +78,7 @@ class WindowRows:
 
         def put(array: NDArray[np.generic]) -> Tensor:
             tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-            return tensor.to(device or torch.device("cpu"))
+            return tensor.to(device)
 
         columns, horizon = encoder.columns, encoder.columns.horizon
         unit_N = encoder.unit(rows)
@@ -108,11 +109,6 @@ class WindowRows:
     def __len__(self) -> int:
         return len(self._unit_N)
 
-    @property
-    def mean_unit(self) -> float:
-        """The mean unit of a row, which makes losses of different data comparable."""
-        return float(self._unit_N.mean())
-
     def batch(self, index_B: Tensor) -> WindowBatch:
         """Gather the rows at `index_B`, and the past of each."""
         start_B, group_B = self._start_N[index_B], self._group_N[index_B]
@@ -136,10 +132,10 @@ class WindowRows:
             unit_B=unit_B,
         )
 
-    def labels(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Gather the labels [B, H], in units, and their weights [B, H]."""
+    def examples(self, index_B: Tensor) -> tuple[WindowBatch, Tensor, Tensor]:
+        """Gather the rows at `index_B`, their labels [B, H], in units, and weights [B, H]."""
         label_NH, weight_NH = self._labels
-        return label_NH[index_B], weight_NH[index_B]
+        return self.batch(index_B), label_NH[index_B], weight_NH[index_B]
 
     def _windows(self, laid_out_PX: Tensor, start_B: Tensor) -> Tensor:
         """Return [B, L, X]: a run of L places from each start."""

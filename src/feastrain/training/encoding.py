@@ -10,8 +10,9 @@ import mmap
 import os
 import shutil
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,9 @@ import torch
 from feastrain.artifacts import fingerprint, is_published, locked, open_manifest, publishing
 from feastrain.errors import FeastrainError
 from feastrain.models import encoder as encoders
+from feastrain.models.architecture import architecture, make_rows
 from feastrain.models.batches import Rows, row_words
+from feastrain.models.windows import WindowRows
 from feastrain.settings import load_settings
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.models.batches import Words
     from feastrain.models.encoder import Encoder
+    from feastrain.recipe import Recipe
 
 SPLITS = ("train", "validation")
 FORMAT = 1
@@ -39,12 +43,26 @@ FORMAT = 1
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
+TrainingRows = Rows | WindowRows
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """What training reads: the rows of both parts, the encoder, and what it is read by."""
+
+    encoder: Encoder
+    architecture: dict[str, Any]
+    train: TrainingRows
+    validation: TrainingRows
+
+
 def encode(
-    snapshot: Snapshot, folder: Path, device: torch.device, most_bytes: int
-) -> tuple[Encoder, Rows, Rows]:
+    recipe: Recipe, snapshot: Snapshot, folder: Path, device: torch.device, most_bytes: int
+) -> Encodings:
     """Fit the encoder on the training rows, and encode them and the validation rows.
 
     Args:
+        recipe: with the model.
         snapshot: what to train on.
         folder: the run, in which rows of more than `most_bytes` are kept in files.
         device: where batches are read.
@@ -57,6 +75,19 @@ def encode(
     known = snapshot.known()
     training = SplitColumns(snapshot, "train")
     encoder = encoders.fit(snapshot.columns, training, _known_of(training, known))
+    made = architecture(recipe, encoder)
+    if recipe.model.look_back:
+        past = snapshot.rows()
+        return Encodings(
+            encoder,
+            made,
+            *(
+                make_rows(
+                    made, encoder, snapshot.rows(split), known, past, labelled=True, device=device
+                )
+                for split in SPLITS
+            ),
+        )
     none = next(snapshot.parts()).slice(0, 0)
     shapes, width = encoder.encode(none, known), _words(encoder, none, known).shape[1]
     counts = {split: len(SplitColumns(snapshot, split)) for split in SPLITS}
@@ -69,7 +100,7 @@ def encode(
         files = _files(snapshot, folder, encoder, known)
         words = {split: _mapped(files / split, counts[split], width) for split in SPLITS}
     train, validation = (Rows(shapes, device=device, words_NW=words[split]) for split in SPLITS)
-    return encoder, train, validation
+    return Encodings(encoder, made, train, validation)
 
 
 def memory_share() -> int:

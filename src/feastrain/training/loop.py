@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from feastrain.models.batches import Rows
     from feastrain.recipe import Training
     from feastrain.training.distributed import Ranks
+    from feastrain.training.encoding import TrainingRows
     from feastrain.training.shutdown import StopRequest
 
 LOOK_EVERY = 16
@@ -52,7 +52,7 @@ def learning_rate(training: Training, step: int, steps: int) -> float:
 def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    rows: Rows,
+    rows: TrainingRows,
     training: Training,
     quantiles: Tensor,
     *,
@@ -103,7 +103,7 @@ def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
 
 
 def validate(
-    model: nn.Module, rows: Rows, quantiles: Tensor, *, batch_rows: int, ranks: Ranks
+    model: nn.Module, rows: TrainingRows, quantiles: Tensor, *, batch_rows: int, ranks: Ranks
 ) -> Validation:
     """Score the model on all validation rows, each rank on its share."""
     model.eval()
@@ -122,7 +122,7 @@ def validate(
     return Validation(wmae=wmae / weight, pinball=pinball / weight)
 
 
-def _loss(model: nn.Module, rows: Rows, index_B: Tensor, quantiles: Tensor) -> Tensor:
+def _loss(model: nn.Module, rows: TrainingRows, index_B: Tensor, quantiles: Tensor) -> Tensor:
     """Return the pinball loss in the label's unit, weighted, relative to the rows' size."""
     batch, label_BH, weight_BH = rows.examples(index_B)
     size_B1 = batch.unit_B.unsqueeze(1)

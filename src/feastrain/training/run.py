@@ -12,7 +12,7 @@ import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,21 +21,17 @@ from torch.nn.parallel import DistributedDataParallel
 from feastrain.artifacts import fingerprint, publishing
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import FeastrainError
+from feastrain.models.architecture import make_model
 from feastrain.models.bundle import write_bundle
-from feastrain.models.mlp import MLP, architecture
 from feastrain.recipe import Recipe, load_recipe
 from feastrain.telemetry import Stage, stage
 from feastrain.training import checkpoint as checkpoints
 from feastrain.training.checkpoint import Checkpoint
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
-from feastrain.training.encoding import encode, memory_share
+from feastrain.training.encoding import Encodings, encode, memory_share
 from feastrain.training.loop import Validation, train_epoch, validate
 from feastrain.training.shutdown import StopRequest, listening
 from feastrain.version import __version__
-
-if TYPE_CHECKING:
-    from feastrain.models.batches import Rows
-    from feastrain.models.encoder import Encoder
 
 FAILURE = "failure.txt"
 """Where rank 0's launcher finds the one line that a failing rank had to say."""
@@ -62,8 +58,8 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
         stop: set when the process was asked to stop.
         fresh: ignore earlier checkpoints.
     """
-    encoder, train_rows, validation_rows = encode(snapshot, folder, here.device, memory_share())
-    fit = Fit(recipe, encoder, here, _identity(recipe, snapshot, here))
+    encoded = encode(recipe, snapshot, folder, here.device, memory_share())
+    fit = Fit(recipe, encoded, here, _identity(recipe, snapshot, here))
     if fresh and here.leads:
         checkpoints.discard(folder)
     earlier = None if fresh else checkpoints.newest(folder, fit.identity)
@@ -73,7 +69,7 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
         if earlier is not None:
             progress.tell("resumed", epochs_done=fit.epochs_done)
         while not fit.finished:
-            fit.epoch(train_rows, validation_rows, stop, progress)
+            fit.epoch(stop, progress)
             made = fit.checkpoint()
             if here.leads:
                 checkpoints.save(folder, made)
@@ -87,12 +83,12 @@ class Fit:
     """The state of a fit between two epochs; what a checkpoint holds."""
 
     def __init__(
-        self, recipe: Recipe, encoder: Encoder, here: Ranks, identity: dict[str, Any]
+        self, recipe: Recipe, encoded: Encodings, here: Ranks, identity: dict[str, Any]
     ) -> None:
-        self.recipe, self.encoder, self.here, self.identity = recipe, encoder, here, identity
+        self.recipe, self.encoded, self.here, self.identity = recipe, encoded, here, identity
         torch.manual_seed(recipe.training.seed)
-        self.architecture = architecture(recipe.model, encoder)
-        self.model = MLP(**self.architecture).to(here.device)
+        self.model = make_model(encoded.architecture).to(here.device)
+        self.model.recompute = recipe.training.recompute
         self.parallel: nn.Module = self.model
         if here.world_size > 1:
             self.parallel = DistributedDataParallel(self.model)
@@ -116,7 +112,7 @@ class Fit:
         training = self.recipe.training
         return self.epochs_done >= training.epochs or self.epochs_without_gain >= training.patience
 
-    def epoch(self, train: Rows, validation: Rows, stop: StopRequest, progress: Stage) -> None:
+    def epoch(self, stop: StopRequest, progress: Stage) -> None:
         """Fit one epoch, score it, and remember the weights if they are the best so far."""
         training = self.recipe.training
         number, started = self.epochs_done, time.perf_counter()
@@ -130,7 +126,7 @@ class Fit:
         loss = train_epoch(
             self.parallel,
             self.optimizer,
-            train,
+            self.encoded.train,
             training,
             self.quantiles,
             epoch=number,
@@ -141,7 +137,7 @@ class Fit:
         seconds = time.perf_counter() - started
         score = validate(
             self.model,
-            validation,
+            self.encoded.validation,
             self.quantiles,
             batch_rows=training.batch_rows * 8,
             ranks=self.here,
@@ -154,7 +150,7 @@ class Fit:
                 loss=round(loss, 5),
                 validation_wmae=round(score.wmae, 2),
                 seconds=round(seconds, 2),
-                rows_per_s=round(len(train) / seconds),
+                rows_per_s=round(len(self.encoded.train) / seconds),
             )
 
     def _remember(self, score: Validation) -> None:
@@ -223,7 +219,14 @@ def publish(fit: Fit, snapshot: Snapshot, bundle: Path) -> None:
         "validation_pinball": fit.best_pinball,
     }
     with publishing(bundle, {}) as scratch:
-        write_bundle(scratch, fit.architecture, fit.best_weights, fit.encoder, metrics, lineage)
+        write_bundle(
+            scratch,
+            fit.encoded.architecture,
+            fit.best_weights,
+            fit.encoded.encoder,
+            metrics,
+            lineage,
+        )
 
 
 def _random_state(device: torch.device) -> torch.Tensor:

@@ -180,6 +180,16 @@ def fake_forecaster(
     return Forecaster(bundle, source), source, History(fake_labels(levels), ("site", "item"))
 
 
+class FakeWatcher:
+    """Remembers what it saw of a training run."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def see(self, event: Any) -> None:
+        self.events.append(event)
+
+
 class AppClient:
     """Asks an app without a server, one request after another."""
 

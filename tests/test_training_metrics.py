@@ -23,15 +23,16 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from fakes import FakeWatcher
+from feastrain import telemetry
 from feastrain.dataset.latest import Effort, record_effort
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import InterruptedRun, UsageError
 from feastrain.recipe import load_recipe
 from feastrain.settings import Settings, load_settings
-from feastrain.telemetry import Stage
+from feastrain.telemetry import Stage, stage
 from feastrain.training.loop import Validation
 from feastrain.training.metrics import BOUNDS, LastWord, Metrics, Seconds
-from feastrain.training.observer import About, End, Epoch, Observer, Saved, Step
+from feastrain.training.observer import About, End, Epoch, Observer, Progress, Saved, Step
 from feastrain.training.probes import CONNECTIONS, serving
 from feastrain.training.watching import watching
 from test_training import LAUNCH
@@ -226,6 +227,21 @@ def test_retrieval_seconds_are_told_of_the_snapshot_they_are_of(about: About) ->
     assert name not in _samples(Metrics(about).text().decode())
 
 
+def test_long_epoch_is_told_of_now_and_then(
+    about: About, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Off a terminal, a stage says how far it is once its last line is old enough."""
+    with stage("fit") as shown:
+        progress = Progress(shown)
+        progress.see(_step(1))
+        monkeypatch.setattr(telemetry, "PROGRESS_SECONDS", 0.0)
+        progress.see(_step(2, remaining_seconds=75.0))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert ["progress", "stage"] == [line["event"] for line in lines]
+    expected = {"done": 2, "total": 15, "epoch": "1/3", "loss": 0.5, "rows_per_s": 3200}
+    assert expected | {"eta": 75.0} == {key: lines[0][key] for key in (*expected, "eta")}
+
+
 def test_observer_tells_rates_and_the_time_left() -> None:
     """Two epochs of four steps, a second each: rows, rates and what is left follow."""
     watcher, seconds = FakeWatcher(), count(start=0)
@@ -319,10 +335,15 @@ def _recorder() -> Iterator[Recorder]:
 @pytest.mark.distributed
 def test_run_is_scraped_while_it_trains(snapshot: Snapshot, tmp_path: Path) -> None:
     """Two ranks under our launcher: not ready, then stepping, and the last word at the end."""
-    port, recipe = _free_port(), tiny_recipe(tmp_path, EPOCHS)
+    port, recipe, store = _free_port(), tiny_recipe(tmp_path, EPOCHS), tmp_path / "store"
     command = [sys.executable, "-c", LAUNCH, str(recipe), str(snapshot.path)]
     with _recorder() as gateway:
-        given = {"FEASTRAIN_METRICS_PORT": str(port), "FEASTRAIN_PUSHGATEWAY": gateway.url}
+        given = {
+            "FEASTRAIN_METRICS_PORT": str(port),
+            "FEASTRAIN_PUSHGATEWAY": gateway.url,
+            "FEASTRAIN_MLFLOW_TRACKING_URI": store.as_uri(),
+            "MLFLOW_ALLOW_FILE_STORE": "true",
+        }
         with subprocess.Popen(
             [*command, str(tmp_path / "artifacts")],
             stderr=subprocess.PIPE,
@@ -351,6 +372,8 @@ def test_run_is_scraped_while_it_trains(snapshot: Snapshot, tmp_path: Path) -> N
     assert [True] * EPOCHS == [line["eta"] >= 0 for line in epochs]
     with pytest.raises(URLError):
         _get(port, "/metrics")
+    (weights,) = store.glob("*/*/artifacts/bundle/model.safetensors")
+    assert (bundle / "model.safetensors").read_bytes() == weights.read_bytes()
 
 
 def _scrape(port: int, process: subprocess.Popen[str]) -> dict[str, float]:

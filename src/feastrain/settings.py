@@ -69,6 +69,13 @@ class Settings(BaseSettings):
     """Folder of Kaggle's three CSV files for the reference application; else its synthetic twin."""
 
 
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown: without the user and password that it may hold."""
+    scheme, slashes, rest = url.rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
+
+
 def load_settings() -> Settings:
     """Read the settings of this machine.
 

@@ -24,6 +24,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from feastrain.dataset.latest import last_effort
+from feastrain.settings import without_password
 from feastrain.telemetry import say
 from feastrain.training.observer import End, Epoch, Saved, Step
 from feastrain.version import __version__
@@ -208,6 +209,6 @@ class LastWord:
             )
         except (OSError, ValueError, HTTPException) as error:
             say(
-                f"the metrics could not be pushed to {self._gateway} ({error}); "
+                f"the metrics could not be pushed to {without_password(self._gateway)} ({error}); "
                 "the run itself is as it was: mend FEASTRAIN_PUSHGATEWAY for the next"
             )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from feastrain.artifacts import write_json
 from feastrain.errors import UsageError
+from feastrain.settings import without_password
 from feastrain.telemetry import say
 from feastrain.training.observer import End, Epoch
 from feastrain.version import __version__
@@ -45,7 +46,7 @@ class MlflowRun:
                 "pip install 'feastrain[mlflow]', or unset it"
             )
             raise UsageError(message)
-        self._about, self._uri = about, uri
+        self._about, self._uri, self._shown = about, uri, without_password(uri)
         self._client: MlflowClient | None = None
         self._run_id = ""
         self._unsent: list[tuple[str, float, int, int]] = []
@@ -94,8 +95,8 @@ class MlflowRun:
             self._warn(error, "training goes on, and it is tried again when the run ends")
 
     def _warn(self, error: BaseException, consequence: str) -> None:
-        told = " ".join(str(error).split()) or type(error).__name__
-        say(f"MLflow at {self._uri} was not told of this run ({told}); {consequence}")
+        told = " ".join(str(error).split()).replace(self._uri, self._shown) or type(error).__name__
+        say(f"MLflow at {self._shown} was not told of this run ({told}); {consequence}")
 
     def _send(self) -> None:
         from mlflow.entities import Metric
@@ -133,7 +134,7 @@ class MlflowRun:
         if self._about.fresh or not kept.is_file():
             return None
         earlier = json.loads(kept.read_text())
-        if earlier["uri"] != self._uri:
+        if earlier["uri"] != self._shown:
             return None
         run_id = str(earlier["run_id"])
         try:
@@ -157,7 +158,7 @@ class MlflowRun:
         parameters = _flat(about.recipe.training_section())
         client.log_batch(run_id, params=[Param(name, value) for name, value in parameters.items()])
         beside = about.folder / f".{RUN_FILE}"
-        write_json(beside, {"uri": self._uri, "run_id": run_id})
+        write_json(beside, {"uri": self._shown, "run_id": run_id})
         beside.replace(about.folder / RUN_FILE)
         return run_id
 

@@ -32,7 +32,7 @@ from feastrain.settings import Settings, load_settings
 from feastrain.telemetry import Stage, stage
 from feastrain.training.loop import Validation
 from feastrain.training.metrics import BOUNDS, LastWord, Metrics, Seconds
-from feastrain.training.observer import About, End, Epoch, Observer, Progress, Saved, Step
+from feastrain.training.observer import REFRESH_SECONDS, About, End, Epoch, Observer, Progress, Saved, Step
 from feastrain.training.probes import CONNECTIONS, serving
 from feastrain.training.watching import watching
 from test_training import LAUNCH
@@ -235,6 +235,8 @@ def test_long_epoch_is_told_of_now_and_then(
         progress = Progress(shown)
         progress.see(_step(1))
         monkeypatch.setattr(telemetry, "PROGRESS_SECONDS", 0.0)
+        progress.see(_step(1))
+        time.sleep(REFRESH_SECONDS)
         progress.see(_step(2, remaining_seconds=75.0))
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert ["progress", "stage"] == [line["event"] for line in lines]

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from feastrain.telemetry import Stage
     from feastrain.training.loop import Validation
 
+REFRESH_SECONDS = 0.1
+"""Least time between two looks at the progress: a step may take less than a millisecond."""
+
 Outcome = Literal["finished", "interrupted", "failed"]
 
 
@@ -188,12 +191,16 @@ class Progress:
     """Shows a run in its stage: a line that fills in on a terminal, JSON lines elsewhere."""
 
     def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+        self._stage, self._shown = stage, float("-inf")
 
     def see(self, event: Event) -> None:
         """Show a step or an epoch."""
         match event:
             case Step():
+                now = time.perf_counter()
+                if now - self._shown < REFRESH_SECONDS:
+                    return
+                self._shown = now
                 self._stage.advance(
                     event.done,
                     event.epochs * event.steps,

@@ -88,7 +88,7 @@ def _pytorch_forecasting(clock: Clock, processes: int) -> None:
         learning_rate=RATE,
     )
     trainer = pl.Trainer(
-        max_steps=clock.steps, callbacks=[_callback(pl, clock)], **_options(processes)
+        max_steps=clock.steps, callbacks=[_callback(pl, clock)], **_options(processes, "ddp")
     )
     trainer.fit(model, windows.to_dataloader(batch_size=BATCH // processes, num_workers=0))
 
@@ -116,7 +116,8 @@ def _neuralforecast(clock: Clock, processes: int) -> None:
         learning_rate=RATE,
         optimizer=torch.optim.AdamW,
         callbacks=[_callback(pl, clock)],
-        **_options(processes),
+        # It has parameters that nothing reads.
+        **_options(processes, "ddp_find_unused_parameters_true"),
     )
     NeuralForecast(models=[model], freq=1).fit(_frame(), static_df=_statics())
 
@@ -127,12 +128,12 @@ SYSTEMS: dict[str, Callable[[Clock, int], None]] = {
 }
 
 
-def _options(processes: int) -> dict[str, Any]:
-    """Return what both tell Lightning's trainer."""
+def _options(processes: int, parallel: str) -> dict[str, Any]:
+    """Return what both tell Lightning's trainer; `parallel` is how processes work together."""
     return {
         "accelerator": "cpu",
         "devices": processes,
-        "strategy": "ddp" if processes > 1 else "auto",
+        "strategy": parallel if processes > 1 else "auto",
         "gradient_clip_val": CLIP,
         "logger": False,
         "enable_checkpointing": False,

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from feastrain.models.encoder import Encoder, Number
     from feastrain.recipe import MLPModel
 
+RUNS = 8
+"""Into how many runs of rows a batch is cut when activations are computed again."""
+
 
 def architecture(model: MLPModel, encoder: Encoder) -> dict[str, Any]:
     """Return everything `MLP` is made from, as plain JSON values."""
@@ -74,7 +77,7 @@ class MLP(nn.Module):
         self.step_layer = nn.Linear(per_step, hidden[0], bias=False)
         self.norm = nn.LayerNorm(hidden[0])
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(hidden))
-        self.dropout = StepSharedDropout(dropout)
+        self.rate, self.widths = dropout, hidden[:-1]
         self.head = nn.Linear(hidden[-1], len(quantiles))
         self.row_path = nn.Linear(row_numbers, len(quantiles), bias=False)
         self.step_path = nn.Linear(step_numbers, len(quantiles), bias=False)
@@ -94,36 +97,41 @@ class MLP(nn.Module):
             ],
             dim=-1,
         )
+        path_BHQ = self.row_path(batch.row_BF).unsqueeze(1) + self.step_path(batch.step_BHS)
+        return increasing(self._deep(row_BX, step_BHX) + path_BHQ, self.middle)
+
+    def _deep(self, row_BX: Tensor, step_BHX: Tensor) -> Tensor:
+        """Return [B, H, Q], what all layers say; to be recomputed a run of rows at a time."""
+        kept = self._kept(len(row_BX), row_BX.device)
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self._layered(row_BX, step_BHX, *kept)
+        size = -(-len(row_BX) // RUNS)
+        runs = zip(*(torch.split(rows, size) for rows in (row_BX, step_BHX, *kept)), strict=True)
+        # Dropout has drawn: there is no random state to go back to.
+        parts = [
+            checkpoint(self._layered, *run, use_reentrant=False, preserve_rng_state=False)
+            for run in runs
+        ]
+        return torch.cat(parts)
+
+    def _layered(self, row_BX: Tensor, step_BHX: Tensor, *kept: Tensor) -> Tensor:
         hidden_BHW = self.norm(self.row_layer(row_BX).unsqueeze(1) + self.step_layer(step_BHX))
         hidden_BHW = functional.silu(hidden_BHW)
-        recompute = self.recompute and torch.is_grad_enabled()
-        for layer in self.layers:
-            hidden_BHW = (
-                checkpoint(self._deepen, layer, hidden_BHW, use_reentrant=False)
-                if recompute
-                else self._deepen(layer, hidden_BHW)
-            )
-        path_BHQ = self.row_path(batch.row_BF).unsqueeze(1) + self.step_path(batch.step_BHS)
-        return increasing(self.head(hidden_BHW) + path_BHQ, self.middle)
+        for place, layer in enumerate(self.layers):
+            if kept:
+                hidden_BHW = hidden_BHW * (kept[place] / (1 - self.rate))
+            hidden_BHW = functional.silu(layer(hidden_BHW))
+        out_BHQ: Tensor = self.head(hidden_BHW)
+        return out_BHQ
 
-    def _deepen(self, layer: nn.Module, hidden_BHW: Tensor) -> Tensor:
-        return functional.silu(layer(self.dropout(hidden_BHW)))
+    def _kept(self, rows: int, device: torch.device) -> list[Tensor]:
+        """Draw which units dropout keeps of what each layer reads, [B, 1, W]; none to keep all.
 
-
-class StepSharedDropout(nn.Module):
-    """Dropout with one mask for all steps of a row (Gal & Ghahramani 2016), H times cheaper."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, hidden_BHW: Tensor) -> Tensor:
-        """Zero the same units of a row at every step, and scale up the others."""
+        One mask for all steps of a row (Gal & Ghahramani 2016) is H times cheaper.
+        """
         if not self.training or self.rate == 0:
-            return hidden_BHW
-        shape = (hidden_BHW.shape[0], 1, hidden_BHW.shape[2])
-        kept_B1W = torch.rand(shape, device=hidden_BHW.device) >= self.rate
-        return hidden_BHW * (kept_B1W / (1 - self.rate))
+            return []
+        return [torch.rand((rows, 1, width), device=device) >= self.rate for width in self.widths]
 
 
 def increasing(raw_BHQ: Tensor, middle: int) -> Tensor:

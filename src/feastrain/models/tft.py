@@ -36,8 +36,12 @@ if TYPE_CHECKING:
 
 Kept = tuple[Tensor, Tensor]
 """What dropout keeps of each variable [V, B, 1, W], and of the network of weights [B, 1, W]."""
-SLICES = 4
-"""Into how many runs of periods the selection of past variables is cut when it is recomputed."""
+RUNS = 2
+"""Into how many runs of periods the longer selection of variables is cut to be recomputed.
+
+It is most of what a step keeps, and recomputed as one it would set the peak again. More runs
+cost more time and save nothing: what is kept elsewhere then sets the peak.
+"""
 
 
 def architecture(model: TFTModel, encoder: Encoder) -> dict[str, Any]:
@@ -162,11 +166,8 @@ class TFT(nn.Module):
         state = (about["state"].transpose(0, 1), about["cell"].transpose(0, 1))
         read_BLW, state = self.encoder(past_BLW, tuple(part.contiguous() for part in state))
         told_BHW, _ = self.decoder(future_BHW, state)
-        parts = (past_BLW, future_BHW, read_BLW, told_BHW, about["enrichment"], batch.valid_BL)
-        out_BHQ, attention_BHT = (
-            checkpoint(self._fuse, *parts, use_reentrant=False)
-            if self.recompute and torch.is_grad_enabled()
-            else self._fuse(*parts)
+        out_BHQ, attention_BHT = self._fuse(
+            past_BLW, future_BHW, read_BLW, told_BHW, about["enrichment"], batch.valid_BL
         )
         explained = Explanation(static_B1V.squeeze(1), past_BLV, future_BHV, attention_BHT)
         return increasing(out_BHQ, self.middle), explained
@@ -174,15 +175,19 @@ class TFT(nn.Module):
     def _selected(
         self, select: VariableSelection, numbers: Tensor, codes: Tensor, context_B1W: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Select variables; recomputed, a run of periods at a time, since one sets the peak."""
+        """Select at T periods; to be recomputed a run at a time, where they are more than one."""
         kept = select.masks(len(numbers), numbers.device)
-        if not (self.recompute and torch.is_grad_enabled()):
+        size = -(-max(self.context, self.horizon) // RUNS)
+        recompute = self.recompute and torch.is_grad_enabled() and numbers.shape[1] > size
+        if not recompute:
             chosen_BTW, weight_BTV = select(numbers, codes, context_B1W, kept)
             return chosen_BTW, weight_BTV
-        size = -(-numbers.shape[1] // SLICES)
+        runs = zip(torch.split(numbers, size, 1), torch.split(codes, size, 1), strict=True)
+        # Dropout has drawn: there is no random state to go back to.
+        given = (context_B1W, kept)
         parts = [
-            checkpoint(select, *run, context_B1W, kept, use_reentrant=False)
-            for run in zip(torch.split(numbers, size, 1), torch.split(codes, size, 1), strict=True)
+            checkpoint(select, *run, *given, use_reentrant=False, preserve_rng_state=False)
+            for run in runs
         ]
         chosen, weights = zip(*parts, strict=True)
         return torch.cat(chosen, dim=1), torch.cat(weights, dim=1)

@@ -5,13 +5,14 @@ computes them again. The bytes are of tensors that are alive at once during one 
 loss, backward, clipping, AdamW), beyond those that were alive before it: on a CPU the running sum
 of the profiler's allocations, on a GPU the allocator's own count. Saved tensors alone would
 flatter, and resident memory hides what the allocator kept. Both systems take turns, and the
-middle of a system's step times counts.
+middle of a system's step times counts; threads are those of one of two ranks on this machine.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -44,6 +45,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def main() -> None:
     """Measure both cases, and tell what checkpointing saves and costs."""
     asked = options(__doc__)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
     figures = []
     for case, make in {"tft": _tft, "mlp": _mlp}.items():
         torch.manual_seed(0)

@@ -85,6 +85,8 @@ def main() -> None:
     """Measure the systems that are asked for, and tell what each trained in a second."""
     asked = options(__doc__, _extend)
     runs = list(_runs(asked))
+    if not runs:
+        return
     steps = QUICK_STEPS if asked.quick else STEPS
     rates: dict[Run, list[float]] = {run: [] for run in runs}
     for turn in range(QUICK_TURNS if asked.quick else TURNS):
@@ -99,8 +101,8 @@ def main() -> None:
     figures = [Figure(NAME, run.layout, run.system, "samples_per_s", middle[run]) for run in runs]
     figures += [Figure(NAME, CASE, system, "samples_per_s", rate) for system, rate in best.items()]
     tell(figures, asked.json)
-    for peer in best.keys() & MODULES.keys():
-        if "feastrain" in best:
+    for peer in MODULES:
+        if {peer, "feastrain"} <= best.keys():
             print(f"feastrain trains {best['feastrain'] / best[peer]:.2f} times {peer}")
 
 

@@ -24,17 +24,14 @@ import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figures import Figure, options, tell
-from tft_panel import CONTEXT, HORIZON
+from tft_panel import CONTEXT, HORIZON, Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME, CASE = "tft", f"{CONTEXT}+{HORIZON}"
-HERE = Path(__file__).parent
 MODULES = {"pytorch-forecasting": "pytorch_forecasting", "neuralforecast": "neuralforecast"}
 SYSTEMS = ("feastrain", *MODULES)
 TURNS, QUICK_TURNS = 5, 1
@@ -65,13 +62,11 @@ class Run:
 
     def rate(self, steps: tuple[int, int]) -> float:
         """Return the samples a second of one turn."""
-        numbers = [str(number) for number in steps]
-        layout = [str(self.processes), str(self.threads)]
-        command = [self.python, str(HERE / "tft_peers.py"), self.system, *layout, *numbers]
-        if self.system == "feastrain":
-            torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-            command = [self.python, *torchrun, layout[0], str(HERE / "tft_ours.py"), *numbers]
-        place = {**os.environ, **MALLOC, "OMP_NUM_THREADS": layout[1]}
+        numbers = [str(number) for number in (self.processes, self.threads, *steps)]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", numbers[0]]
+        launcher = torchrun if self.system == "feastrain" else []  # Lightning is its own
+        command = [self.python, *launcher, __file__, "--worker", self.system, *numbers]
+        place = {**os.environ, **MALLOC, "OMP_NUM_THREADS": numbers[1]}
         done = subprocess.run(
             command, env=place, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
@@ -83,6 +78,11 @@ class Run:
 
 def main() -> None:
     """Measure the systems that are asked for, and tell what each trained in a second."""
+    if sys.argv[1:2] == ["--worker"]:
+        _work(sys.argv[2], *map(int, sys.argv[3:]))
+        return
+    from figures import Figure, options, tell
+
     asked = options(__doc__, _extend)
     runs = list(_runs(asked))
     if not runs:
@@ -104,6 +104,19 @@ def main() -> None:
     for peer in MODULES:
         if {peer, "feastrain"} <= best.keys():
             print(f"feastrain trains {best['feastrain'] / best[peer]:.2f} times {peer}")
+
+
+def _work(system: str, processes: int, threads: int, warm_up: int, timed: int) -> None:
+    """Train one system, in an interpreter that has it and may have nothing else."""
+    clock = Clock(warm_up, timed)
+    if system == "feastrain":
+        import tft_ours
+
+        tft_ours.train(clock)
+    else:
+        import tft_peers
+
+        tft_peers.train(system, clock, processes, threads)
 
 
 def _extend(parser: argparse.ArgumentParser) -> None:

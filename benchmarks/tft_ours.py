@@ -1,7 +1,5 @@
 """feastrain trains its Temporal Fusion Transformer on the panel; alone, or under torchrun.
 
-    torchrun --nproc-per-node 2 benchmarks/tft_ours.py WARM_UP TIMED
-
 A step is what a step of `feastrain train` is: windows gathered in its order, forward, pinball
 loss, backward, clipping, AdamW. Every process has its share of the cores and of the batch.
 """
@@ -10,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -26,7 +23,7 @@ from feastrain.models.losses import pinball_loss
 from feastrain.models.tft import TFT, architecture
 from feastrain.models.windows import WindowRows
 from feastrain.recipe import FeatureColumns, TFTModel
-from feastrain.training.distributed import Ranks, ranks
+from feastrain.training.distributed import ranks
 from tft_panel import (
     BATCH,
     CLIP,
@@ -42,7 +39,6 @@ from tft_panel import (
     RATE,
     SERIES,
     STATIC,
-    Clock,
     draw,
 )
 
@@ -50,6 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from feastrain.models.encoder import Encoder
+    from feastrain.training.distributed import Ranks
+    from tft_panel import Clock
 
 WEEK = timedelta(weeks=1)
 START = datetime(2020, 1, 3, tzinfo=UTC)
@@ -78,16 +76,15 @@ MODEL = TFTModel(
 )
 
 
-def main() -> None:
-    """Train for as many steps as the command line says."""
-    clock = Clock(*map(int, sys.argv[1:]))
+def train(clock: Clock) -> None:
+    """Train for as many steps as the clock has."""
     with ranks() as here:
         encoder, rows = windows()
         torch.manual_seed(0)
         model: nn.Module = TFT(**architecture(MODEL, encoder))
         if here.world_size > 1:
             model = DistributedDataParallel(model)
-        train(model.train(), rows, here, clock)
+        _fit(model.train(), rows, here, clock)
 
 
 def windows() -> tuple[Encoder, WindowRows]:
@@ -102,8 +99,7 @@ def windows() -> tuple[Encoder, WindowRows]:
     return encoder, every
 
 
-def train(model: nn.Module, rows: WindowRows, here: Ranks, clock: Clock) -> None:
-    """Take the clock's steps, in the order of `feastrain train`."""
+def _fit(model: nn.Module, rows: WindowRows, here: Ranks, clock: Clock) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
     quantiles = torch.tensor(QUANTILES)
     for index_B in itertools.islice(_order(len(rows), here), clock.steps):
@@ -154,7 +150,3 @@ def _stamps(period_N: np.ndarray) -> pa.Array:
     """Return [N] the time at which each period closes."""
     stamps = [START + int(period) * WEEK for period in range(PERIODS)]
     return pa.array(stamps, pa.timestamp("us", tz="UTC")).take(pa.array(period_N))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,4 @@
-"""One peer trains its Temporal Fusion Transformer, in an interpreter that has it.
-
-    python benchmarks/tft_peers.py SYSTEM PROCESSES THREADS WARM_UP TIMED
+"""One peer trains its Temporal Fusion Transformer on the panel, in an interpreter that has it.
 
 Both peers train by Lightning; validation, logging, checkpoints and progress are off, and targets
 and numbers come scaled, so that the clock sees batches, steps and nothing else.
@@ -9,7 +7,6 @@ and numbers come scaled, so that the clock sees batches, steps and nothing else.
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -32,27 +29,27 @@ from tft_panel import (
     RATE,
     SERIES,
     STATIC,
-    Clock,
     draw,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tft_panel import Clock
+
 STATICS = [f"static_{n}" for n in range(STATIC)]
 OBSERVEDS = [f"observed_{n}" for n in range(1, OBSERVED)]
 KNOWNS = [f"known_{n}" for n in range(KNOWN)]
 
 
-def main() -> None:
-    """Train the system that the command line names."""
+def train(system: str, clock: Clock, processes: int, threads: int) -> None:
+    """Train a system for as many steps as the clock has."""
     warnings.simplefilter("ignore")
     for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    processes, threads, warm_up, timed = map(int, sys.argv[2:])
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    SYSTEMS[sys.argv[1]](Clock(warm_up, timed), processes)
+    SYSTEMS[system](clock, processes)
 
 
 def _pytorch_forecasting(clock: Clock, processes: int) -> None:
@@ -170,7 +167,3 @@ def _frame() -> pd.DataFrame:
 def _statics() -> pd.DataFrame:
     """Return the static numbers, one row for each series."""
     return pd.DataFrame(draw().static_SF, columns=STATICS).assign(unique_id=np.arange(SERIES))
-
-
-if __name__ == "__main__":
-    main()

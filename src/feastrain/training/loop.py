@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from feastrain.errors import DataError, InterruptedRun
+from feastrain.errors import InterruptedRun
 from feastrain.models.batches import in_order, shuffled, steps_per_epoch
 from feastrain.models.losses import pinball_loss
+from feastrain.training.finite import NotFiniteError, first_bad_rows, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,7 @@ def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
 
     Raises:
         InterruptedRun: a rank was asked to stop; all leave at the same step.
-        DataError: the loss or the gradient of a rank is not finite; all stop before the step.
+        NotFiniteError: the loss or the gradient of a rank is; all stop before the step.
     """
     model.train()
     steps = steps_per_epoch(len(rows), training.batch_rows, ranks.world_size)
@@ -87,16 +88,13 @@ def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
             group["lr"] = rate
         loss = _loss(model, rows, index_B, quantiles)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward(marked(loss))  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
         # DDP averages gradients, so a number that is not finite on one rank is so on all.
         gradient_norm = norm.item()
         if not math.isfinite(gradient_norm):
-            message = (
-                f"the gradient of step {step + 1} in epoch {epoch + 1} is not finite: "
-                "lower training.learning_rate, or look for extreme labels"
-            )
-            raise DataError(message)
+            bad = first_bad_rows(model, rows, index_B, quantiles, ranks)
+            raise NotFiniteError(step + 1, epoch + 1, bad)
         optimizer.step()
         summed += loss.detach().cpu()
         on_step(step + 1, steps, float(summed) / (step + 1), gradient_norm)

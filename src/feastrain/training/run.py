@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,12 @@ from feastrain.models.architecture import make_model
 from feastrain.models.bundle import write_bundle
 from feastrain.recipe import Recipe, load_recipe
 from feastrain.settings import Settings, load_settings
-from feastrain.telemetry import Stage, stage
+from feastrain.telemetry import Stage, say, stage
 from feastrain.training import checkpoint as checkpoints
 from feastrain.training.checkpoint import Checkpoint
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
 from feastrain.training.encoding import Encodings, encode, memory_share
+from feastrain.training.finite import naming_rows
 from feastrain.training.loop import Validation, train_epoch, validate
 from feastrain.training.observer import About, Observer
 from feastrain.training.shutdown import StopRequest, listening
@@ -256,11 +258,14 @@ def main() -> None:
     try:
         recipe, snapshot = load_recipe(asked.recipe), Snapshot.open(asked.snapshot)
         settings = load_settings()
-        with ranks() as here, listening() as stop:
+        timeout = timedelta(seconds=settings.training_timeout_seconds)
+        with ranks(timeout) as here, naming_rows(snapshot), listening() as stop:
             paths = asked.run, asked.bundle
             run(recipe, snapshot, *paths, here, stop, settings=settings, fresh=asked.fresh)
     except FeastrainError as error:
         (asked.run / FAILURE).write_text(f"{error}\n")
+        if asked.launcher is None:
+            say(str(error))
         sys.exit(error.exit_code)
 
 

@@ -200,6 +200,8 @@ class Training(Section):
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     processes: Count = 2
     seed: int = 0
+    restarts: Annotated[int, Field(ge=0)] = 3
+    """How often in a row, without a new checkpoint, all are started again after one died."""
     recompute: bool = False
     """Gradient checkpointing: activations are computed again in the backward pass, not kept."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -291,7 +293,9 @@ class Recipe(Section):
 
     def training_section(self) -> dict[str, Any]:
         """Return what a bundle depends on beyond its snapshot, as plain JSON values."""
-        return self.model_dump(mode="json", include={"model", "training"})
+        section = self.model_dump(mode="json", include={"model", "training"})
+        del section["training"]["restarts"]
+        return section
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -9,10 +9,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from fakes import AppClient
 from feastrain import Project
 from feastrain.dataset.past import Past
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import ArtifactError, ProjectError
+from feastrain.serving.api import create_app
+from feastrain.serving.forecaster import Forecaster
+from feastrain.serving.history import History
+from feastrain.settings import Settings
 
 KEYS = ["store", "dept"]
 WEEK = timedelta(weeks=1)
@@ -129,3 +134,36 @@ def test_a_damaged_past_is_refused(looking_back: Project, tmp_path: Path) -> Non
         (spoilt / file.name).write_bytes(content)
     with pytest.raises(ArtifactError, match="is damaged"):
         Past(tmp_path, "tft").of(pa.table({"store": [1], "dept": [1]}), as_of)
+
+
+def served(forecaster: Forecaster, project: Project) -> AppClient:
+    """A client of the API over a real bundle and a real online store."""
+    history = History(project.snapshot("tft").labels(), ("store", "dept"))
+    return AppClient(create_app(forecaster, history, Settings()))
+
+
+def test_a_looking_back_model_is_served_as_it_predicts(looking_back: Project) -> None:
+    """Over HTTP a series has the quantiles that the file of all forecasts has."""
+    made = pq.read_table(looking_back.predict("tft").path)
+    client = served(looking_back.forecaster(looking_back.bundle("tft")), looking_back)
+    first = made.slice(0, 8).to_pylist()
+    key = {name: first[0][name] for name in KEYS}
+    answer = client.post("/v1/forecasts", json={"series": [key]}).json()
+    (series,) = answer["series"]
+    assert cutoff_of(looking_back.snapshot("tft")) == datetime.fromisoformat(answer["cutoff"])
+    expected = [[row[f"q{quantile}"] for quantile in answer["quantiles"]] for row in first]
+    told = [list(step["quantiles"].values()) for step in series["steps"]]
+    np.testing.assert_allclose(expected, told, rtol=1e-4)
+
+
+def test_a_server_without_a_past_is_not_ready(looking_back: Project, tmp_path: Path) -> None:
+    """It starts, says in one line what is missing, and is ready once that is there."""
+    bundle = looking_back.bundle("tft")
+    source = looking_back.forecaster(bundle).source
+    kept = tmp_path / "past"
+    client = served(Forecaster(bundle, source, Past(kept, "tft")), looking_back)
+    answer = client.get("/healthz/ready")
+    assert 503 == answer.status_code
+    assert "run `feastrain materialize tft`" in answer.json()["error"]
+    kept.symlink_to(looking_back.artifacts / "past")
+    assert 200 == client.get("/healthz/ready").status_code

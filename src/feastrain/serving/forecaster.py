@@ -120,6 +120,13 @@ class Forecaster:
             read_seconds=read_seconds,
         )
 
+    def read(self, series: pa.Table) -> datetime:
+        """Read all that forecasting `series` needs, and return the cut-off that it is as of."""
+        as_of = self.source.read(series).as_of
+        if self._past is not None:
+            self._past.of(series, as_of)
+        return as_of
+
     def _quantiles(self, rows: pa.Table, online: OnlineRows) -> NDArray[np.float64]:
         if len(rows) == 0:
             return np.zeros((0, self.bundle.columns.horizon, len(self.bundle.quantiles)))

@@ -32,7 +32,16 @@ from feastrain.settings import Settings, load_settings
 from feastrain.telemetry import Stage, stage
 from feastrain.training.loop import Validation
 from feastrain.training.metrics import BOUNDS, LastWord, Metrics, Seconds
-from feastrain.training.observer import REFRESH_SECONDS, About, End, Epoch, Observer, Progress, Saved, Step
+from feastrain.training.observer import (
+    REFRESH_SECONDS,
+    About,
+    End,
+    Epoch,
+    Observer,
+    Progress,
+    Saved,
+    Step,
+)
 from feastrain.training.probes import CONNECTIONS, serving
 from feastrain.training.watching import watching
 from test_training import LAUNCH

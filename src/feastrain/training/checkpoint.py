@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEEP = 2
+"""How many of the newest are kept, besides the one with the best weights."""
 NAME = re.compile(r"epoch-(\d+)-(\d+)-([0-9a-f]{16})\.safetensors")
 
 
@@ -143,9 +144,9 @@ def _write(folder: Path, checkpoint: Checkpoint) -> Path:
     finally:
         os.close(descriptor)
     best = checkpoint.state["best"] or final.name
-    for old in _newest_first(folder)[KEEP:]:
-        if old.name != best:
-            old.unlink()
+    others = [path for path in _newest_first(folder) if path.name != best]
+    for old in others[KEEP:]:
+        old.unlink()
     return final
 
 

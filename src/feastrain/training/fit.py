@@ -112,7 +112,8 @@ class Fit:
 
     def _look(self, stop: StopRequest, saver: Saver) -> None:
         """Save where it is time to, and leave where a rank was asked to; all ranks at once."""
-        due = self.here.leads and self._seconds_since_save() >= self.recipe.training.checkpoint_s
+        waited = time.monotonic() - self._saved_at
+        due = self.here.leads and self.at.step > 0 and waited >= self.recipe.training.checkpoint_s
         asked = self.here.total(torch.tensor([float(stop.received), float(due)]))
         stopping, saving = (asked > 0).tolist()
         if saving or stopping:
@@ -121,9 +122,6 @@ class Fit:
             saver.wait()
             message = f"asked to stop in epoch {self.at.epoch + 1}; the same command resumes"
             raise InterruptedRun(message)
-
-    def _seconds_since_save(self) -> float:
-        return time.monotonic() - self._saved_at
 
     def _save(self, saver: Saver, *, best: bool) -> None:
         """Begin to save; every rank takes part."""

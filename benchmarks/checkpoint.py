@@ -9,6 +9,7 @@ the share of the time that the loop stands still, `save_s` the time until a chec
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
@@ -65,7 +66,7 @@ def _run(
     """Train for some seconds; return the seconds that the loop stood still, and of every save."""
     torch.manual_seed(0)
     sizes = [INPUTS, *[width] * depth]
-    layers = [nn.Linear(*pair) for pair in zip(sizes, sizes[1:], strict=False)]
+    layers = [nn.Linear(*pair) for pair in itertools.pairwise(sizes)]
     model = nn.Sequential(*layers, nn.Linear(width, 1))
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     rows = torch.randn(BATCH, INPUTS)

@@ -209,7 +209,7 @@ def _step() -> Callable[[Batch, Tensor, Tensor], None]:
         dropout=0.1,
         quantiles=QUANTILES,
     ).to(DEVICE)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     quantiles = torch.tensor(QUANTILES, device=DEVICE)
 
     def step(batch: Batch, label_B1: Tensor, weight_B1: Tensor) -> None:

@@ -97,6 +97,7 @@ class Fit:
             self.model.parameters(),
             lr=recipe.training.learning_rate,
             weight_decay=recipe.training.weight_decay,
+            fused=True,
         )
         # Dropout draws differ by rank; everything before this line is equal on all.
         torch.manual_seed(recipe.training.seed * 1_000_003 + here.rank)

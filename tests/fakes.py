@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -185,6 +186,31 @@ def fake_forecaster(
     bundle = FakeBundle(horizon=horizon)
     source = FakeSource(levels, bundle)
     return Forecaster(bundle, source), source, History(fake_labels(levels), ("site", "item"))
+
+
+class FakeWatcher:
+    """Remembers what it saw of a training run."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def see(self, event: Any) -> None:
+        self.events.append(event)
+
+
+class FakeTrainJob:
+    """Stands where Kubeflow's `update_trainjob_status` does: drops what comes within its pause."""
+
+    def __init__(self, pause_seconds: float) -> None:
+        self.told: list[dict[str, Any]] = []
+        self._pause, self._last = pause_seconds, float("-inf")
+
+    def __call__(self, **status: Any) -> bool:
+        if time.monotonic() - self._last < self._pause:
+            return False
+        self.told.append(status)
+        self._last = time.monotonic()
+        return True
 
 
 class AppClient:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feastrain.errors import UsageError
@@ -42,8 +42,42 @@ class Settings(BaseSettings):
     ray_address: str | None = None
     """Ray cluster that recipes with `engine: ray` use; without it, one is started here."""
 
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of rank 0 with Prometheus metrics and health of a training run; without it, none."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address that the metrics port is opened on."""
+
+    heartbeat_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    """A training run is alive while a step has ended within so many seconds."""
+
+    pushgateway: str | None = None
+    """Pushgateway that a training run's metrics are pushed to when it ends: `http://HOST:PORT`."""
+
+    mlflow_tracking_uri: str | None = None
+    """MLflow tracking server that training runs are recorded in; needs the extra `mlflow`."""
+
+    trainjob_status_url: str | None = Field(
+        default=None, validation_alias="KUBEFLOW_TRAINER_SERVER_URL"
+    )
+    """Where Kubeflow wants to hear of progress; its controller sets it within a TrainJob."""
+
+    restarts: int = Field(
+        default=0,
+        ge=0,
+        validation_alias=AliasChoices("FEASTRAIN_RESTARTS", "TORCHELASTIC_RESTART_COUNT"),
+    )
+    """How often the ranks were started again; set by what starts them."""
+
     walmart_dir: Path | None = None
     """Folder of Kaggle's three CSV files for the reference application; else its synthetic twin."""
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown: without the user and password that it may hold."""
+    scheme, slashes, rest = url.rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def load_settings() -> Settings:
@@ -56,6 +90,8 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         fault = error.errors()[0]
-        name = f"FEASTRAIN_{'_'.join(str(part) for part in fault['loc']).upper()}"
+        name = "_".join(str(part) for part in fault["loc"]).upper()
+        if name.lower() in Settings.model_fields:
+            name = f"FEASTRAIN_{name}"
         message = f"environment variable {name}={fault['input']!r}: {fault['msg']}"
         raise UsageError(message) from error

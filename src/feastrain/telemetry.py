@@ -1,7 +1,8 @@
 """What a run tells the person watching it: stages, progress, tables.
 
 On a terminal a stage is one line that fills in as it works; elsewhere it is one JSON line
-when it ends. All of it goes to standard error: standard output is for results alone.
+when it ends, and one now and then while it lasts. All of it goes to standard error: standard
+output is for results alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.progress import TaskID
+
+PROGRESS_SECONDS = 10.0
+"""Least time between two JSON lines about one stage's progress."""
 
 
 @dataclass
@@ -32,6 +37,7 @@ class Stage:
     _speaks: bool = False
     _progress: Progress | None = None
     _task: TaskID | None = None
+    _spoke: float = field(default_factory=time.perf_counter)
 
     def made(self, *, cached: bool = False, **facts: object) -> None:
         """Say what this stage produced, or that an earlier run already had."""
@@ -44,12 +50,16 @@ class Stage:
             said = "  ".join(f"{key} {_readable(value)}" for key, value in facts.items())
             self._progress.console.print(f"  [dim]{kind:<12} {said}[/]", highlight=False)
         elif self._speaks:
+            self._spoke = time.perf_counter()
             event(kind, **facts)
 
-    def advance(self, done: float, total: float, note: str = "") -> None:
+    def advance(self, done: float, total: float, **facts: object) -> None:
         """Show that `done` of `total` units of work are finished."""
         if self._progress is not None and self._task is not None:
+            note = "  ".join(f"{key} {_readable(value)}" for key, value in facts.items())
             self._progress.update(self._task, completed=done, total=total, note=note)
+        elif self._speaks and time.perf_counter() - self._spoke >= PROGRESS_SECONDS:
+            self.tell("progress", stage=self.name, done=done, total=total, **facts)
 
 
 @contextlib.contextmanager
@@ -94,7 +104,7 @@ def stage(name: str, *, live: bool = True) -> Iterator[Stage]:
 
 def event(kind: str, **facts: object) -> None:
     """Write one JSON line to standard error."""
-    print(json.dumps({"event": kind, **facts}, default=str), file=sys.stderr, flush=True)  # noqa: T201
+    print(json.dumps({"event": kind, **facts}, default=_plain), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def say(text: str) -> None:
@@ -104,6 +114,10 @@ def say(text: str) -> None:
         console.print(text, highlight=False)
     else:
         event("note", text=text)
+
+
+def _plain(value: object) -> object:
+    return value.total_seconds() if isinstance(value, timedelta) else str(value)
 
 
 def _readable(value: object) -> str:

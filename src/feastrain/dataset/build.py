@@ -68,7 +68,9 @@ def build(
         return Built(Snapshot.open(final), cached=True)
     manifest: dict[str, Any] = {"inputs": inputs}
     with publishing(final, manifest) as scratch:
+        begun = time.perf_counter()
         joined = join(request, service, scratch)
+        join_seconds = round(time.perf_counter() - begun, 3)
         verdicts = validate(joined.training_set(), recipe.expectations)
         verdicts += _judge_drift(joined.training_set(), recipe, directory)
         on_verdicts(verdicts)
@@ -78,7 +80,8 @@ def build(
         manifest |= _manifest(joined)
         write_table(scratch, "known", joined.known)
         write_table(scratch, "labels", joined.panel.table)
-    effort = Effort(round(time.perf_counter() - started, 3), sum(joined.counts.values()))
+    seconds = round(time.perf_counter() - started, 3)
+    effort = Effort(seconds, sum(joined.counts.values()), final.name, join_seconds)
     record_effort(directory, recipe.name, effort)
     point_to_last(directory, recipe.name, final)
     return Built(Snapshot.open(final), cached=False)

@@ -16,10 +16,12 @@ from feastrain.errors import ProjectError
 
 @dataclass(frozen=True)
 class Effort:
-    """What the last snapshot that was made, not found, took."""
+    """What the last snapshot that was made, not found, took; `join_seconds` of it the join."""
 
     seconds: float
     rows: int
+    snapshot: str = ""
+    join_seconds: float | None = None
 
 
 def last_snapshot(directory: Path, recipe: str) -> Path | None:

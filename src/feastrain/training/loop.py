@@ -59,7 +59,7 @@ def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
     epoch: int,
     ranks: Ranks,
     stop: StopRequest,
-    on_step: Callable[[int, int, float], None],
+    on_step: Callable[[int, int, float, float], None],
 ) -> float:
     """Fit the model on every row once and return the mean loss.
 
@@ -90,7 +90,8 @@ def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
         # DDP averages gradients, so a number that is not finite on one rank is so on all.
-        if not math.isfinite(norm.item()):
+        gradient_norm = norm.item()
+        if not math.isfinite(gradient_norm):
             message = (
                 f"the gradient of step {step + 1} in epoch {epoch + 1} is not finite: "
                 "lower training.learning_rate, or look for extreme labels"
@@ -98,7 +99,7 @@ def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
             raise DataError(message)
         optimizer.step()
         summed += loss.detach().cpu()
-        on_step(step + 1, steps, float(summed) / (step + 1))
+        on_step(step + 1, steps, float(summed) / (step + 1), gradient_norm)
     return float(summed) / steps
 
 

@@ -24,13 +24,16 @@ from feastrain.errors import FeastrainError
 from feastrain.models.architecture import make_model
 from feastrain.models.bundle import write_bundle
 from feastrain.recipe import Recipe, load_recipe
+from feastrain.settings import Settings, load_settings
 from feastrain.telemetry import Stage, stage
 from feastrain.training import checkpoint as checkpoints
 from feastrain.training.checkpoint import Checkpoint
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
 from feastrain.training.encoding import Encodings, encode, memory_share
 from feastrain.training.loop import Validation, train_epoch, validate
+from feastrain.training.observer import About, Observer
 from feastrain.training.shutdown import StopRequest, listening
+from feastrain.training.watching import watching
 from feastrain.version import __version__
 
 FAILURE = "failure.txt"
@@ -45,6 +48,7 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
     here: Ranks,
     stop: StopRequest,
     *,
+    settings: Settings,
     fresh: bool,
 ) -> None:
     """Fit the recipe's model on the snapshot and publish the bundle.
@@ -56,6 +60,7 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
         bundle: the final name of what is published.
         here: this rank among the others.
         stop: set when the process was asked to stop.
+        settings: who watches the run.
         fresh: ignore earlier checkpoints.
     """
     encoded = encode(recipe, snapshot, folder, here.device, memory_share())
@@ -68,14 +73,18 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
     with stage("fit") if here.leads else contextlib.nullcontext(Stage("fit")) as progress:
         if earlier is not None:
             progress.tell("resumed", epochs_done=fit.epochs_done)
-        while not fit.finished:
-            fit.epoch(stop, progress)
-            made = fit.checkpoint()
+        about = About(recipe, snapshot, folder, bundle, here.world_size, fresh)
+        with watching(about, settings, progress, leads=here.leads) as observer:
+            while not fit.finished:
+                fit.epoch(stop, observer)
+                made = fit.checkpoint()
+                if here.leads:
+                    started = time.perf_counter()
+                    checkpoints.save(folder, made)
+                    observer.on_checkpoint(time.perf_counter() - started)
             if here.leads:
-                checkpoints.save(folder, made)
+                publish(fit, snapshot, bundle)
         progress.made(epochs=fit.epochs_done, validation_wmae=round(fit.best_wmae, 2))
-    if here.leads:
-        publish(fit, snapshot, bundle)
     here.wait()
 
 
@@ -113,29 +122,21 @@ class Fit:
         training = self.recipe.training
         return self.epochs_done >= training.epochs or self.epochs_without_gain >= training.patience
 
-    def epoch(self, stop: StopRequest, progress: Stage) -> None:
+    def epoch(self, stop: StopRequest, observer: Observer) -> None:
         """Fit one epoch, score it, and remember the weights if they are the best so far."""
         training = self.recipe.training
-        number, started = self.epochs_done, time.perf_counter()
-
-        def show(step: int, steps: int, loss: float) -> None:
-            rate = step * training.batch_rows * self.here.world_size
-            rate = round(rate / (time.perf_counter() - started))
-            note = f"epoch {number + 1}/{training.epochs}  loss {loss:.4f}  {rate:,} rows/s"
-            progress.advance(number * steps + step, training.epochs * steps, note)
-
+        observer.on_epoch_start(self.epochs_done + 1, len(self.encoded.train))
         loss = train_epoch(
             self.parallel,
             self.optimizer,
             self.encoded.train,
             training,
             self.quantiles,
-            epoch=number,
+            epoch=self.epochs_done,
             ranks=self.here,
             stop=stop,
-            on_step=show,
+            on_step=observer.on_step,
         )
-        seconds = time.perf_counter() - started
         score = validate(
             self.model,
             self.encoded.validation,
@@ -144,15 +145,7 @@ class Fit:
             ranks=self.here,
         )
         self._remember(score)
-        if self.here.leads:
-            progress.tell(
-                "epoch",
-                epoch=self.epochs_done,
-                loss=round(loss, 5),
-                validation_wmae=round(score.wmae, 2),
-                seconds=round(seconds, 2),
-                rows_per_s=round(len(self.encoded.train) / seconds),
-            )
+        observer.on_epoch(loss, score)
 
     def _remember(self, score: Validation) -> None:
         self.epochs_done += 1
@@ -263,8 +256,10 @@ def main() -> None:
     asked.run.mkdir(parents=True, exist_ok=True)
     try:
         recipe, snapshot = load_recipe(asked.recipe), Snapshot.open(asked.snapshot)
+        settings = load_settings()
         with ranks() as here, listening() as stop:
-            run(recipe, snapshot, asked.run, asked.bundle, here, stop, fresh=asked.fresh)
+            paths = asked.run, asked.bundle
+            run(recipe, snapshot, *paths, here, stop, settings=settings, fresh=asked.fresh)
     except FeastrainError as error:
         (asked.run / FAILURE).write_text(f"{error}\n")
         sys.exit(error.exit_code)

@@ -1,0 +1,214 @@
+"""What Prometheus is told of a run: scraped from rank 0, or pushed once when it ends.
+
+The numbers are plain ones and become metrics when they are asked for. The metric classes of
+prometheus_client are not used, since Feast turns on their multi-process mode in every process
+that inherits its environment.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left
+from http.client import HTTPException
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest, push_to_gateway
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from feastrain.dataset.latest import last_effort
+from feastrain.settings import without_password
+from feastrain.telemetry import say
+from feastrain.training.observer import End, Epoch, Saved, Step
+from feastrain.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+    from feastrain.training.observer import About, Event
+
+JOB = "feastrain"
+PUSH_SECONDS = 5.0
+BOUNDS = tuple(float(f"{digits}e{power}") for power in range(-3, 4) for digits in (1, 2.5, 5))
+"""Upper bounds of the histograms' buckets, in seconds."""
+
+GAUGES = {
+    "loss": "Training loss, the mean of the epoch so far",
+    "validation_loss": "Pinball loss on the validation rows after the last epoch",
+    "validation_wmae": "Weighted mean absolute error on the validation rows, in the label's unit",
+    "gradient_norm": "Norm of the last step's gradient before it was clipped",
+    "rows_per_second": "Rows read by all ranks in a second of the epoch so far",
+    "epoch": "The epoch under way, counted from 1",
+    "progress_ratio": "Steps done of all epochs, as a share of all steps",
+    "remaining_seconds": "Time until the last epoch at the pace so far",
+    "finished": "1 when the bundle is published, else 0",
+}
+
+
+class Seconds:
+    """How long things of one kind took, counted by upper bound."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one that took so long."""
+        self._counts[bisect_left(BOUNDS, seconds)] += 1
+        self._total += seconds
+
+    def family(self, name: str, documentation: str) -> Metric:
+        """Return the counts as Prometheus's cumulative histogram."""
+        bounds = [*map(str, BOUNDS), "+Inf"]
+        buckets = list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
+        return HistogramMetricFamily(name, documentation, buckets, self._total)
+
+
+class Metrics(Collector):
+    """The numbers of one run, and whether it is alive.
+
+    Args:
+        about: the run.
+        restarts: how often its ranks were started again.
+        heartbeat_seconds: a run is alive while a step has ended within so many seconds.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        about: About,
+        restarts: int = 0,
+        heartbeat_seconds: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._about, self._restarts, self._clock = about, restarts, clock
+        self._heartbeat_seconds = heartbeat_seconds
+        self._lock = threading.Lock()
+        self._gauges: dict[str, float] = {"finished": 0.0}
+        self._step, self._epoch, self._checkpoint = Seconds(), Seconds(), Seconds()
+        self._steps = self._rows = 0
+        self._beat = self._saved = clock()
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def see(self, event: Event) -> None:
+        """Count one event."""
+        with self._lock:
+            match event:
+                case Step():
+                    self._see_step(event)
+                case Epoch():
+                    self._see_epoch(event)
+                case Saved(seconds):
+                    self._checkpoint.observe(seconds)
+                    self._saved = self._clock()
+                case End(outcome):
+                    self._gauges["finished"] = float(outcome == "finished")
+
+    def _see_step(self, step: Step) -> None:
+        self._beat = self._clock()
+        self._steps, self._rows = self._steps + 1, self._rows + step.rows
+        self._step.observe(step.seconds)
+        self._gauges |= {
+            "loss": step.loss,
+            "gradient_norm": step.gradient_norm,
+            "rows_per_second": step.rows_per_s,
+            "epoch": step.epoch,
+            "progress_ratio": step.done / (step.epochs * step.steps),
+            "remaining_seconds": step.remaining_seconds,
+        }
+
+    def _see_epoch(self, epoch: Epoch) -> None:
+        self._beat = self._clock()
+        self._epoch.observe(epoch.seconds)
+        self._gauges |= {
+            "loss": epoch.loss,
+            "validation_loss": epoch.validation_loss,
+            "validation_wmae": epoch.validation_wmae,
+        }
+
+    @property
+    def stalled_seconds(self) -> float | None:
+        """How long ago the last step ended (or the run began), where that is too long."""
+        silent = self._clock() - self._beat
+        return silent if silent > self._heartbeat_seconds else None
+
+    @property
+    def stepping(self) -> bool:
+        """Whether a step has ended."""
+        return self._steps > 0
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric whose value is known."""
+        with self._lock:
+            families = list(self._families())
+        yield from families
+
+    def _families(self) -> Iterator[Metric]:
+        about, prefix = self._about, "feastrain_training"
+        facts = {
+            "recipe": about.recipe.name,
+            "run": about.name,
+            "snapshot": about.snapshot.fingerprint,
+            "version": __version__,
+        }
+        yield InfoMetricFamily(prefix, "What is trained on what", facts)
+        for name, documentation in GAUGES.items():
+            if name in self._gauges:
+                yield GaugeMetricFamily(f"{prefix}_{name}", documentation, self._gauges[name])
+        age = self._clock() - self._saved
+        text = "Age of the newest checkpoint of this process; before the first, of the run itself"
+        yield GaugeMetricFamily(f"{prefix}_checkpoint_age_seconds", text, age)
+        yield CounterMetricFamily(f"{prefix}_steps", "Steps of this process", self._steps)
+        yield CounterMetricFamily(f"{prefix}_rows", "Rows read by all ranks", self._rows)
+        text = "How often the ranks were started again"
+        yield CounterMetricFamily(f"{prefix}_restarts", text, self._restarts)
+        yield self._step.family(f"{prefix}_step_seconds", "Time of one step")
+        yield self._epoch.family(f"{prefix}_epoch_seconds", "Time of one epoch's steps")
+        yield self._checkpoint.family(f"{prefix}_checkpoint_seconds", "Time to write a checkpoint")
+        retrieval = _retrieval_seconds(about)
+        if retrieval is not None:
+            text = "Time that the point-in-time join of the snapshot's features took"
+            yield GaugeMetricFamily("feastrain_feature_retrieval_seconds", text, retrieval)
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+def _retrieval_seconds(about: About) -> float | None:
+    """Return how long the snapshot's join took, where this machine made it last."""
+    effort = last_effort(about.snapshot.path.parent, about.recipe.name)
+    if effort is None or effort.snapshot != about.snapshot.fingerprint:
+        return None
+    return effort.join_seconds
+
+
+class LastWord:
+    """Pushes the metrics to a Pushgateway when the run ends; a failure is one warning line."""
+
+    def __init__(self, metrics: Metrics, gateway: str, run: str) -> None:
+        self._metrics, self._gateway, self._run = metrics, gateway, run
+
+    def see(self, event: Event) -> None:
+        """Push, if the run is over."""
+        if not isinstance(event, End):
+            return
+        try:
+            push_to_gateway(
+                self._gateway, JOB, self._metrics.registry, {"run": self._run}, PUSH_SECONDS
+            )
+        except (OSError, ValueError, HTTPException) as error:
+            say(
+                f"the metrics could not be pushed to {without_password(self._gateway)} ({error}); "
+                "the run itself is as it was: mend FEASTRAIN_PUSHGATEWAY for the next"
+            )

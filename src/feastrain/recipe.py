@@ -202,6 +202,8 @@ class Training(Section):
     seed: int = 0
     checkpoint_s: Annotated[float, Field(gt=0)] = 60
     """Most seconds between two checkpoints; every epoch ends with one."""
+    restarts: Annotated[int, Field(ge=0)] = 3
+    """How often in a row, without a new checkpoint, all are started again after one died."""
     recompute: bool = False
     """Gradient checkpointing: activations are computed again in the backward pass, not kept."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -210,7 +212,7 @@ class Training(Section):
     """Whether `torch.compile` compiles the model, which takes a minute at the start of a run."""
 
 
-OPERATIONAL = ("checkpoint_s",)
+OPERATIONAL = ("checkpoint_s", "restarts")
 """Keys of `training` that change no weight."""
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from feastrain.errors import DataError
 from feastrain.models.batches import in_order, rows_read, shuffled, steps_per_epoch
 from feastrain.models.losses import pinball_loss
+from feastrain.training.finite import NotFiniteError, first_bad_rows, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +91,7 @@ def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
         on_step: told of every step, of how many, the mean loss so far, and the gradient's norm.
 
     Raises:
-        DataError: the loss or the gradient of a rank is not finite; all stop before the step.
+        NotFiniteError: the loss or the gradient of a rank is; all stop before the step.
     """
     model.train()
     split = {"batch_rows": training.batch_rows, "world_size": ranks.world_size}
@@ -110,16 +110,13 @@ def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
             group["lr"] = learning_rate(training, done, training.epochs * len(rows))
         loss = _loss(model, rows, index_B, quantiles, training.precision)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward(marked(loss))  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
         # DDP averages gradients, so a number that is not finite on one rank is so on all.
         gradient_norm = norm.item()
         if not math.isfinite(gradient_norm):
-            message = (
-                f"the gradient of step {at.step + 1} in epoch {at.epoch + 1} is not finite: "
-                "lower training.learning_rate, or look for extreme labels"
-            )
-            raise DataError(message)
+            bad = first_bad_rows(model, rows, index_B, quantiles, ranks)
+            raise NotFiniteError(at.step + 1, at.epoch + 1, bad)
         optimizer.step()
         at.step += 1
         at.loss += loss.item()

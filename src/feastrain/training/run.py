@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -20,11 +21,12 @@ from feastrain.errors import FeastrainError
 from feastrain.models.bundle import write_bundle
 from feastrain.recipe import Recipe, load_recipe
 from feastrain.settings import Settings, load_settings
-from feastrain.telemetry import Stage, stage
+from feastrain.telemetry import Stage, say, stage
 from feastrain.training import checkpoint as checkpoints
 from feastrain.training.checkpoint import Saver
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
 from feastrain.training.encoding import encode, memory_share
+from feastrain.training.finite import naming_rows
 from feastrain.training.fit import Fit
 from feastrain.training.observer import About
 from feastrain.training.shutdown import StopRequest, listening
@@ -124,11 +126,14 @@ def main() -> None:
     try:
         recipe, snapshot = load_recipe(asked.recipe), Snapshot.open(asked.snapshot)
         settings = load_settings()
-        with ranks() as here, listening() as stop:
+        timeout = timedelta(seconds=settings.training_timeout_seconds)
+        with ranks(timeout) as here, naming_rows(snapshot), listening() as stop:
             paths = asked.run, asked.bundle
             run(recipe, snapshot, *paths, here, stop, settings=settings, fresh=asked.fresh)
     except FeastrainError as error:
         (asked.run / FAILURE).write_text(f"{error}\n")
+        if asked.launcher is None:
+            say(str(error))
         sys.exit(error.exit_code)
 
 

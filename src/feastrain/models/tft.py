@@ -84,6 +84,33 @@ class Explanation:
     """Of the L past and the H future periods, for each step; the mean over heads."""
 
 
+@dataclass(frozen=True)
+class Variables:
+    """The names of what an `Explanation` weighs, in its order."""
+
+    static: tuple[str, ...]
+    past: tuple[str, ...]
+    future: tuple[str, ...]
+
+
+def variables(encoder: Encoder) -> Variables:
+    """Name the variables of a TFT that reads by this encoder; `log_unit` is the row's own size."""
+    static, observed, known, stepped = (
+        tuple(number.name for number in numbers)
+        for numbers in (
+            (encoder.log_unit, *encoder.static_numbers),
+            encoder.observed_numbers,
+            encoder.known,
+            encoder.stepped,
+        )
+    )
+    return Variables(
+        static=static + encoder.row_categories,
+        past=observed + known + encoder.known_categories,
+        future=known + stepped + encoder.known_categories,
+    )
+
+
 class TFT(nn.Module):
     """Windows in, [B, H, Q] quantiles in units of the row out."""
 

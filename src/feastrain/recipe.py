@@ -208,8 +208,6 @@ class Training(Section):
     """Gradient checkpointing: activations are computed again in the backward pass, not kept."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass; weights and optimiser stay in single precision."""
-    compile: bool = False
-    """Whether `torch.compile` compiles the model, which takes a minute at the start of a run."""
 
 
 OPERATIONAL = ("checkpoint_s", "restarts")

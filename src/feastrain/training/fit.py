@@ -47,8 +47,6 @@ class Fit:
         torch.manual_seed(training.seed)
         self.model = make_model(encoded.architecture).to(here.device)
         self.model.recompute = training.recompute
-        if training.compile:
-            self.model.compile()
         self.parallel: nn.Module = self.model
         if here.world_size > 1:
             self.parallel = DistributedDataParallel(self.model)

@@ -88,6 +88,16 @@ def test_recomputed_activations_give_the_same_gradients(model: TFT, batch: Windo
         torch.testing.assert_close(kept, recomputed)
 
 
+def test_reduced_precision_is_close(model: TFT, batch: WindowBatch) -> None:
+    """Under bfloat16 autocast forecasts are those of single precision, roughly, and learn."""
+    expected = model.eval()(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = model(batch)
+    torch.testing.assert_close(expected, actual.float(), rtol=0.05, atol=0.1)
+    actual.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_every_parameter_learns(model: TFT, batch: WindowBatch) -> None:
     """No parameter is left without a gradient."""
     model(batch).square().sum().backward()

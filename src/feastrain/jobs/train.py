@@ -52,8 +52,7 @@ def train(
         arguments = [
             *("--recipe", str(kept), "--snapshot", str(snapshot.path)),
             *("--run", str(run), "--bundle", str(final)),
-            *(["--fresh"] if fresh else []),
         ]
-        run_here(arguments, recipe.training.processes, run)
+        run_here(arguments, run, recipe.training, fresh=fresh)
     point(artifacts / "bundles" / recipe.name, final)
     return Trained(final, cached)

@@ -187,8 +187,11 @@ class TFT(nn.Module):
         )
         past_BLW = past_BLW * batch.valid_BL.unsqueeze(-1)
         state = (about["state"].transpose(0, 1), about["cell"].transpose(0, 1))
-        read_BLW, state = self.encoder(past_BLW, tuple(part.contiguous() for part in state))
-        told_BHW, _ = self.decoder(future_BHW, state)
+        # In single precision: not every processor has a recurrent layer in a lower one.
+        with torch.autocast(past_BLW.device.type, enabled=False):
+            start = tuple(part.float().contiguous() for part in state)
+            read_BLW, state = self.encoder(past_BLW.float(), start)
+            told_BHW, _ = self.decoder(future_BHW.float(), state)
         parts = (past_BLW, future_BHW, read_BLW, told_BHW, about["enrichment"], batch.valid_BL)
         out_BHQ, attention_BHT = (
             checkpoint(self._fuse, *parts, use_reentrant=False)

@@ -48,9 +48,9 @@ def test_every_list_of_shares_adds_up_to_one(looking_back: Project) -> None:
 
 def test_shares_are_the_means_of_what_the_model_weighs(looking_back: Project) -> None:
     """Over all rows at once, periods without a row left out, they come out the same."""
-    shares = looking_back.explain("tft", "validation").shares
+    shares = looking_back.explain("tft", "train").shares
     bundle, snapshot = looking_back.bundle("tft"), looking_back.snapshot("tft")
-    rows = snapshot.rows("validation")
+    rows = snapshot.rows("train")
     windows = make_rows(
         bundle.architecture, bundle.encoder, rows, snapshot.known(), snapshot.rows()
     )

@@ -39,7 +39,7 @@ features:
   service: tiny
   roles: {shops: observed, calendar: known_ahead}
 model: MODEL
-training: {epochs: EPOCHS, patience: 99, batch_rows: 32, learning_rate: 0.01, processes: 2, seed: 3}
+training: {epochs: EPOCHS, patience: 99, batch_rows: 32, learning_rate: 0.01, seed: 3, TRAINING}
 """
 
 
@@ -105,8 +105,14 @@ def tiny_snapshot(
     return Snapshot.open(folder / name)
 
 
-def tiny_recipe(folder: Path, epochs: int = 3, model: str = MLP) -> Path:
+def tiny_recipe(
+    folder: Path, epochs: int = 3, model: str = MLP, training: str = "processes: 2"
+) -> Path:
     """Write the recipe that fits the tiny snapshot."""
     path = folder / f"tiny-{epochs}.yaml"
-    path.write_text(RECIPE.replace("EPOCHS", str(epochs)).replace("MODEL", model))
+    filled = {"EPOCHS": str(epochs), "MODEL": model, "TRAINING": training}
+    text = RECIPE
+    for name, value in filled.items():
+        text = text.replace(name, value)
+    path.write_text(text)
     return path

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.dataset.verdict import Verdict
     from feastrain.evaluation.backtest import Backtest
+    from feastrain.evaluation.explain import Explained, Part
     from feastrain.models.bundle import Bundle
     from feastrain.recipe import Recipe
     from feastrain.serving.batch import BatchForecast
@@ -211,6 +212,24 @@ class Project(Inspection):
             )
         return result
 
+    def explain(self, recipe: str | Path, part: Part = "test") -> Explained:
+        """Say which variables and which past periods the recipe's last bundle rests on.
+
+        Args:
+            recipe: its name or path; of a TFT.
+            part: which rows of the bundle's snapshot to average over.
+        """
+        from feastrain.evaluation.explain import explain
+        from feastrain.telemetry import stage
+
+        bundle = self.bundle(recipe)
+        snapshot = self._snapshot_of(bundle)
+        with stage("explain") as current:
+            explained = explain(snapshot, bundle, self.artifacts / "explanations", part)
+            rows = explained.shares.rows
+            current.made(cached=explained.cached, rows=rows, path=_shown(explained.page))
+        return explained
+
     def materialize(self, recipe: str | Path, as_of: datetime | None = None) -> datetime:
         """Write the features of the last closed period up to `as_of` to the online store."""
         from feastrain.dataset.labels import read_labels
@@ -226,11 +245,11 @@ class Project(Inspection):
             cutoff = panel.last_period
             views = sorted(service.sources)
             state = [service.fingerprint, service.source_digests()]
-            cached = materialize(store, views, cutoff, state, self.artifacts / "materialized")
-            if asked.model.look_back:
+            if asked.model.look_back:  # first, so that a server finds it with the new cut-off
                 from feastrain.dataset.past import keep_past
 
                 keep_past(store, service, asked, panel, self.artifacts / "past")
+            cached = materialize(store, views, cutoff, state, self.artifacts / "materialized")
             current.made(cached=cached, views=len(views), as_of=cutoff.isoformat())
         return cutoff
 
@@ -309,7 +328,7 @@ class Project(Inspection):
         if bundle.looks_back:
             from feastrain.dataset.past import Past
 
-            past = Past.open(self.artifacts / "past", recipe.name)
+            past = Past(self.artifacts / "past", recipe.name)
         return Forecaster(bundle, source, past)
 
     def _snapshot_of(self, bundle: Bundle) -> Snapshot:

@@ -61,7 +61,7 @@ def agent(node: int, port: int, recipe: Path, snapshot: Path, folder: Path) -> l
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
         *("--node-rank", str(node), "--master-addr", "127.0.0.1", "--master-port", str(port)),
         *("-m", "feastrain.training.run", "--recipe", str(recipe), "--snapshot", str(snapshot)),
-        *("--run", str(folder / "run"), "--bundle", str(folder / "bundle")),
+        *("--folder", str(folder / "run"), "--bundle", str(folder / "bundle")),
     ]
 
 

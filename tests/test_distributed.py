@@ -168,25 +168,42 @@ def test_killed_rank_is_restarted_to_the_same_weights(snapshot: Snapshot, tmp_pa
     assert same_weights(quiet, tmp_path / "killed" / "bundles" / quiet.name)
 
 
-@pytest.mark.distributed
-def test_rank_that_always_dies_ends_the_run(snapshot: Snapshot, tmp_path: Path) -> None:
-    """When no start saves a checkpoint, the last of the restarts ends in one line and exit 1."""
-    (tmp_path / "sitecustomize.py").write_text(
+def _crashing_rank(folder: Path) -> dict[str, str]:
+    """Return the environment in which rank 1 crashes as it starts, and notes its restarts."""
+    (folder / "sitecustomize.py").write_text(
         "import os\nif os.environ.get('RANK') == '1':\n"
         "    with open(os.environ['STARTS'], 'a') as starts:\n"
         "        starts.write(os.environ['FEASTRAIN_RESTARTS'])\n"
         "    os.kill(os.getpid(), 11)\n"
     )
+    path = [str(folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {"PYTHONPATH": os.pathsep.join(path), "STARTS": str(folder / "starts")}
+
+
+@pytest.mark.distributed
+def test_rank_that_always_dies_ends_the_run(snapshot: Snapshot, tmp_path: Path) -> None:
+    """When no start saves a checkpoint, the last of the restarts ends in one line and exit 1."""
     recipe = tiny_recipe(tmp_path, training="restarts: 2")
-    path = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     command = launcher(recipe, snapshot.path, tmp_path / "artifacts")
-    starts = tmp_path / "starts"
-    with started(command, PYTHONPATH=path, STARTS=str(starts)) as process:
+    with started(command, **_crashing_rank(tmp_path)) as process:
         _, told = process.communicate(timeout=120)
     assert 1 == process.returncode, told
     assert 2 == told.count("rank 1 ended with SIGSEGV; all ranks start again"), told
     assert "rank 1 ended with SIGSEGV again after 2 restarts" in told.splitlines()[-1]
-    assert "012" == starts.read_text()
+    assert "012" == (tmp_path / "starts").read_text()
+
+
+@pytest.mark.distributed
+def test_sigterm_between_restarts_is_75(snapshot: Snapshot, tmp_path: Path) -> None:
+    """A launcher that is busy starting ranks again can be stopped like any other."""
+    recipe = tiny_recipe(tmp_path, training="restarts: 9999")
+    command = launcher(recipe, snapshot.path, tmp_path / "artifacts")
+    with started(command, **_crashing_rank(tmp_path)) as process:
+        until(lambda: (tmp_path / "starts").is_file(), "a first start")
+        until(lambda: "2" in (tmp_path / "starts").read_text(), "a second restart")
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=120)
+    assert 75 == process.returncode, told
 
 
 @pytest.mark.distributed

@@ -51,7 +51,7 @@ def run_here(
 
     When a rank dies, which is no error of ours, all are started again from the last checkpoint,
     at most `training.restarts` times without a new one. Torchrun's own restarts are not used:
-    with gloo they hang on addresses of the ranks before.
+    they would repeat errors that are bound to come again.
 
     Args:
         arguments: its command line.

@@ -199,7 +199,7 @@ def test_sigterm_between_restarts_is_75(snapshot: Snapshot, tmp_path: Path) -> N
     recipe = tiny_recipe(tmp_path, training="restarts: 9999")
     command = launcher(recipe, snapshot.path, tmp_path / "artifacts")
     with started(command, **_crashing_rank(tmp_path)) as process:
-        until(lambda: (tmp_path / "starts").is_file(), "a first start")
+        until((tmp_path / "starts").is_file, "a first start")
         until(lambda: "2" in (tmp_path / "starts").read_text(), "a second restart")
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=120)

@@ -187,7 +187,7 @@ def test_fresh_run_forgets_earlier_checkpoints(snapshot: Snapshot, tmp_path: Pat
 def test_worker_leaves_when_its_launcher_is_gone(tmp_path: Path) -> None:
     """A worker that starts after its launcher has died writes nothing."""
     command = [sys.executable, "-m", "feastrain.training.run", "--launcher", "1"]
-    for name in ("recipe", "snapshot", "run", "bundle"):
+    for name in ("recipe", "snapshot", "folder", "bundle"):
         command += [f"--{name}", str(tmp_path / name)]
     assert 1 == subprocess.run(command, check=False).returncode
     assert [] == list(tmp_path.iterdir())
@@ -213,7 +213,7 @@ def test_twenty_kills_at_any_moment_end_in_the_same_weights(
     commands = {
         name: [
             *(sys.executable, "-m", "feastrain.training.run", "--recipe", str(recipe)),
-            *("--snapshot", str(snapshot.path), "--run", str(folder), "--bundle", f"{folder}.b"),
+            *("--snapshot", str(snapshot.path), "--folder", str(folder), "--bundle", f"{folder}.b"),
         ]
         for name, folder in folders.items()
     }
@@ -257,7 +257,9 @@ def test_another_number_of_processes_goes_on_at_the_same_row(
     (run,) = (tmp_path / "artifacts" / "runs").iterdir()
     bundle = tmp_path / "bundle"
     arguments = ["--recipe", str(run / "recipe.yaml"), "--snapshot", str(snapshot.path)]
-    run_here([*arguments, "--run", str(run), "--bundle", str(bundle)], run, Training(processes=1))
+    run_here(
+        [*arguments, "--folder", str(run), "--bundle", str(bundle)], run, Training(processes=1)
+    )
     _, epoch, row, *_ = _newest_name(run).split("-")
     assert (EPOCHS, 0) == (int(epoch), int(row))
     assert (1, EPOCHS) == (

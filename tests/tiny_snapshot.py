@@ -79,10 +79,15 @@ def tiny_tables(shops: int = 8, weeks: int = 60, seed: int = 0) -> tuple[pa.Tabl
 
 
 def tiny_snapshot(
-    folder: Path, name: str = "0123456789abcdef", seed: int = 0, parts: int = 1
+    folder: Path,
+    name: str = "0123456789abcdef",
+    seed: int = 0,
+    parts: int = 1,
+    rows: pa.Table | None = None,
 ) -> Snapshot:
-    """Publish a tiny snapshot, its rows in equal parts."""
-    rows, known = tiny_tables(seed=seed)
+    """Publish a tiny snapshot, its rows (by default those of `tiny_tables`) in equal parts."""
+    tables, known = tiny_tables(seed=seed)
+    rows = tables if rows is None else rows
     labels = rows.select(["shop", "event_timestamp"]).append_column("label", rows["label_1"])
     manifest = {
         "columns": COLUMNS.model_dump(mode="json"),

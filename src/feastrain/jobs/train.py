@@ -51,7 +51,7 @@ def train(
         shutil.copyfile(recipe_path, kept)
         arguments = [
             *("--recipe", str(kept), "--snapshot", str(snapshot.path)),
-            *("--run", str(run), "--bundle", str(final)),
+            *("--folder", str(run), "--bundle", str(final)),
         ]
         run_here(arguments, run, recipe.training, fresh=fresh)
     point(artifacts / "bundles" / recipe.name, final)

@@ -1,6 +1,6 @@
 """The stage that fits a model; what torchrun executes, here and on a cluster.
 
-    torchrun --nproc-per-node 2 -m feastrain.training.run --recipe R --snapshot S --run D --bundle B
+    torchrun --nproc-per-node 2 -m feastrain.training.run --recipe R --snapshot S --folder D --bundle B
 
 It exits with the code of `feastrain.errors`: 75 when it was asked to stop and can be resumed.
 """
@@ -116,22 +116,22 @@ def publish(fit: Fit, snapshot: Snapshot, bundle: Path) -> None:
 def main() -> None:
     """Read the command line, join the other ranks, and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("recipe", "snapshot", "run", "bundle"):
+    for name in ("recipe", "snapshot", "folder", "bundle"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--launcher", type=int, metavar="PID", help="leave when it is gone")
     asked = parser.parse_args()
     die_with_parent(asked.launcher)
-    asked.run.mkdir(parents=True, exist_ok=True)
+    asked.folder.mkdir(parents=True, exist_ok=True)
     try:
         recipe, snapshot = load_recipe(asked.recipe), Snapshot.open(asked.snapshot)
         settings = load_settings()
         timeout = timedelta(seconds=settings.training_timeout_seconds)
         with ranks(timeout) as here, naming_rows(snapshot), listening() as stop:
-            paths = asked.run, asked.bundle
+            paths = asked.folder, asked.bundle
             run(recipe, snapshot, *paths, here, stop, settings=settings, fresh=asked.fresh)
     except FeastrainError as error:
-        (asked.run / FAILURE).write_text(f"{error}\n")
+        (asked.folder / FAILURE).write_text(f"{error}\n")
         if asked.launcher is None:
             say(str(error))
         sys.exit(error.exit_code)

@@ -23,11 +23,14 @@ from feastrain.models.mlp import MLP, architecture
 from feastrain.recipe import MLPModel, load_recipe
 from feastrain.training.distributed import NO_CUDA, Ranks, settle
 from feastrain.training.finite import first_bad_rows, marked, row_names
+from feastrain.training.loop import validate
 from feastrain.training.meeting import Meeting
 from gangs import agent, free_port, launcher, ranks_of, same_weights, started, until
 from tiny_snapshot import COLUMNS, tiny_recipe, tiny_snapshot, tiny_tables
 
 EPOCHS = 40
+ALONE = Ranks(0, 1, torch.device("cpu"))
+QUANTILES = torch.tensor([0.1, 0.5, 0.9])
 SECOND = timedelta(seconds=1)
 T = TypeVar("T")
 
@@ -108,25 +111,31 @@ def test_infinite_loss_makes_every_gradient_nan() -> None:
         assert torch.equal(torch.tensor(expected).nan_to_num(-1), weight.grad.nan_to_num(-1))
 
 
-def test_rows_with_a_loss_that_is_not_finite_are_found(snapshot: Snapshot) -> None:
-    """Of a batch, the first three bad rows are named by entity and cut-off."""
+def _with_infinite_labels(bad: list[int]) -> tuple[MLP, Rows]:
+    """Return a model and all tiny rows, of which some have a label that is not finite."""
     rows, known = tiny_tables()
     encoder = fit(COLUMNS, rows, known)
     label_NH, weight_NH = encoder.labels(rows)
-    bad = [7, 11, 200, 201]
     label_NH[bad, 1] = float("inf")
     weight_NH[bad, 1] = 1
     torch.manual_seed(0)
     model = MLP(**architecture(MLPModel(hidden=(8,), embedding=2), encoder))
-    found = first_bad_rows(
-        model,
-        Rows(encoder.encode(rows, known), (label_NH, weight_NH)),
-        torch.tensor([201, 3, 200, 7, 5, 11]),
-        torch.tensor([0.1, 0.5, 0.9]),
-        Ranks(0, 1, torch.device("cpu")),
-    )
-    assert [201, 200, 7] == found
+    return model, Rows(encoder.encode(rows, known), (label_NH, weight_NH))
+
+
+def test_rows_with_a_loss_that_is_not_finite_are_found(snapshot: Snapshot) -> None:
+    """Of a batch, the first three bad rows are named by entity and cut-off."""
+    model, rows = _with_infinite_labels([7, 11, 200, 201])
+    index_B = torch.tensor([201, 3, 200, 7, 5, 11])
+    assert [201, 200, 7] == first_bad_rows(model, rows, index_B, QUANTILES, ALONE)
     assert ["shop 2 at 2024-01-05 23:59"] == row_names(snapshot, [40])
+
+
+def test_validation_rows_must_have_a_finite_loss() -> None:
+    """Else no epoch would be the best, and fresh weights would be published."""
+    model, rows = _with_infinite_labels([7])
+    with pytest.raises(DataError, match="the loss on the validation rows is not finite"):
+        validate(model, rows, QUANTILES, batch_rows=100, ranks=ALONE)
 
 
 def test_restarts_change_no_bundle(tmp_path: Path) -> None:
@@ -136,11 +145,6 @@ def test_restarts_change_no_bundle(tmp_path: Path) -> None:
         update={"training": recipe.training.model_copy(update={"restarts": 9})}
     )
     assert recipe.training_section() == other.training_section()
-
-
-def _with_restarts(recipe: Path, restarts: int) -> Path:
-    recipe.write_text(recipe.read_text().replace("epochs:", f"restarts: {restarts}, epochs:"))
-    return recipe
 
 
 def _saved(folder: Path) -> bool:
@@ -173,7 +177,7 @@ def test_rank_that_always_dies_ends_the_run(snapshot: Snapshot, tmp_path: Path) 
         "        starts.write(os.environ['FEASTRAIN_RESTARTS'])\n"
         "    os.kill(os.getpid(), 11)\n"
     )
-    recipe = _with_restarts(tiny_recipe(tmp_path), 2)
+    recipe = tiny_recipe(tmp_path, training="restarts: 2")
     path = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     command = launcher(recipe, snapshot.path, tmp_path / "artifacts")
     starts = tmp_path / "starts"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from feastrain.errors import DataError
 from feastrain.models.batches import in_order, rows_read, shuffled, steps_per_epoch
 from feastrain.models.losses import pinball_loss
 from feastrain.training.finite import NotFiniteError, first_bad_rows, marked
@@ -127,7 +128,11 @@ def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
 def validate(
     model: nn.Module, rows: TrainingRows, quantiles: Tensor, *, batch_rows: int, ranks: Ranks
 ) -> Validation:
-    """Score the model on all validation rows, each rank on its share."""
+    """Score the model on all validation rows, each rank on its share.
+
+    Raises:
+        DataError: the loss on a row of any rank is not finite.
+    """
     model.eval()
     middle = quantiles.tolist().index(0.5)
     totals = torch.zeros(3, dtype=torch.float64)
@@ -141,6 +146,12 @@ def validate(
             parts = ((error_BH * weight_BH).sum(), pinball, weight_BH.sum())
             totals += torch.stack(parts).double().cpu()
     wmae, pinball, weight = ranks.total(totals).tolist()
+    if not math.isfinite(pinball):
+        message = (
+            "the loss on the validation rows is not finite: "
+            "look for extreme labels and weights among them"
+        )
+        raise DataError(message)
     return Validation(wmae=wmae / weight, pinball=pinball / weight)
 
 

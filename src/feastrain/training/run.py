@@ -1,6 +1,7 @@
-"""The stage that fits a model; what torchrun executes, here and on a cluster.
+r"""The stage that fits a model; what torchrun executes, here and on a cluster.
 
-    torchrun -m feastrain.training.run --recipe R --snapshot S --folder D --bundle B
+    torchrun --nproc-per-node 2 -m feastrain.training.run \
+        --recipe R --snapshot S --folder D --bundle B
 
 It exits with the code of `feastrain.errors`: 75 when it was asked to stop and can be resumed.
 """

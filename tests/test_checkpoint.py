@@ -32,7 +32,7 @@ def test_newest_whole_checkpoint_is_found(tmp_path: Path, capsys) -> None:
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
-    """All but the last two and the best are dropped, and what a killed save left behind."""
+    """All but the last three and the best are dropped, and what a killed save left behind."""
     (tmp_path / ".epoch-0001.partial").write_bytes(b"half")
     for epoch in range(1, 5):
         save(tmp_path, _checkpoint(epoch))
@@ -74,7 +74,7 @@ def test_the_best_weights_are_those_of_an_older_file(tmp_path: Path) -> None:
     best = save(tmp_path, _checkpoint(1))
     for epoch in range(2, 6):
         save(tmp_path, _checkpoint(epoch, best.name))
-    assert [1, 4, 5] == sorted(int(path.name[6:10]) for path in tmp_path.iterdir())
+    assert [1, 3, 4, 5] == sorted(int(path.name[6:10]) for path in tmp_path.iterdir())
     found = newest(tmp_path, IDENTITY)
     assert found is not None
     assert (5, best.name) == (found.state["epochs_done"], found.best_file)
@@ -116,3 +116,22 @@ def test_a_save_that_failed_in_the_background_is_raised(tmp_path: Path) -> None:
         saver.wait()
     with pytest.raises(FeastrainError, match="no checkpoint can be written"), saver:
         saver.save(_checkpoint(1), best=True)
+
+
+def test_a_damaged_newest_checkpoint_does_not_lose_the_run(tmp_path: Path) -> None:
+    """The best weights that older checkpoints name are there when those are gone back to."""
+    first = save(tmp_path, _checkpoint(1))
+    for epoch in (2, 3):
+        save(tmp_path, _checkpoint(epoch, first.name))
+    save(tmp_path, _checkpoint(4)).write_bytes(b"damaged")
+    found = newest(tmp_path, IDENTITY)
+    assert found is not None
+    assert (3, first.name) == (found.state["epochs_done"], found.best_file)
+
+
+def test_damaged_checkpoints_ahead_do_not_push_out_new_ones(tmp_path: Path) -> None:
+    """After going back past damaged files, what is saved then is kept and they are not."""
+    for epoch in (7, 8, 9):
+        save(tmp_path, _checkpoint(epoch)).write_bytes(b"damaged")
+    save(tmp_path, _checkpoint(2))
+    assert ["epoch-0002"] == [path.name[:10] for path in tmp_path.iterdir()]

@@ -45,6 +45,21 @@ def test_quantiles_increase_and_the_median_is_free(raw: list[float], middle: int
     assert made[middle].item() == pytest.approx(raw[middle])
 
 
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    """With and without gradient checkpointing, dropout included, gradients are equal."""
+    _, model = _model()
+    rows = Rows(ENCODER.encode(ROWS, KNOWN))
+    gradients = []
+    for recompute in (False, True):
+        model.train().recompute = recompute
+        torch.manual_seed(1)
+        model.zero_grad()
+        model(rows.batch(torch.arange(50))).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, recomputed)
+
+
 def test_a_model_of_any_weights_never_crosses() -> None:
     """Quantiles of a network with wild weights increase for every row and step."""
     _, model = _model()

@@ -106,6 +106,15 @@ def test_every_parameter_learns(model: TFT, batch: WindowBatch) -> None:
     ]
 
 
+def test_a_model_without_categories_waits_for_no_gradient() -> None:
+    """Where all is numeric, every parameter that ranks wait for gets a gradient."""
+    select = VariableSelection(2, [], 4, dropout=0.1)
+    select(torch.randn(3, 2, 2), torch.zeros(3, 2, 0, dtype=torch.int64))[0].sum().backward()
+    assert [] == [
+        name for name, p in select.named_parameters() if p.requires_grad and p.grad is None
+    ]
+
+
 def test_weights_of_an_explanation_are_shares(model: TFT, batch: WindowBatch) -> None:
     """Selection weights and attention add up to 1; nothing attends to a place without a row."""
     explained = model.eval().explain(batch)

@@ -24,6 +24,11 @@ from feastrain.training.loop import learning_rate
 from tiny_snapshot import tiny_recipe, tiny_snapshot
 
 EPOCHS = 40
+ON_ONE_CORE = """
+import os, runpy
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+runpy.run_module("feastrain.training.run", run_name="__main__")
+"""
 LAUNCH = """
 import sys
 from pathlib import Path
@@ -212,19 +217,16 @@ def test_twenty_kills_at_any_moment_end_in_the_same_weights(
     folders = {name: tmp_path / name for name in ("quiet", "killed")}
     commands = {
         name: [
-            *(sys.executable, "-m", "feastrain.training.run", "--recipe", str(recipe)),
+            *(sys.executable, "-c", ON_ONE_CORE, "--recipe", str(recipe)),
             *("--snapshot", str(snapshot.path), "--folder", str(folder), "--bundle", f"{folder}.b"),
         ]
         for name, folder in folders.items()
     }
-    one_core = {"capture_output": True, "check": True, "preexec_fn": _on_one_core}
-    subprocess.run(commands["quiet"], **one_core)  # noqa: PLW1510 - it is among them
+    subprocess.run(commands["quiet"], check=True, capture_output=True)
     chance = random.Random(0)
     for _ in range(20):
         before = _newest_name(folders["killed"])
-        with subprocess.Popen(
-            commands["killed"], stderr=subprocess.DEVNULL, preexec_fn=_on_one_core
-        ) as process:
+        with subprocess.Popen(commands["killed"], stderr=subprocess.DEVNULL) as process:
             deadline = time.monotonic() + 60
             while _newest_name(folders["killed"]) == before:
                 assert process.poll() is None, "the run ended before it was killed"
@@ -233,13 +235,8 @@ def test_twenty_kills_at_any_moment_end_in_the_same_weights(
             time.sleep(chance.uniform(0, 0.05))
             process.kill()
         assert -signal.SIGKILL == process.returncode
-    subprocess.run(commands["killed"], **one_core)  # noqa: PLW1510
+    subprocess.run(commands["killed"], check=True, capture_output=True)
     assert _same(*(Path(f"{folder}.b") for folder in folders.values()))
-
-
-def _on_one_core() -> None:
-    """Leave one core to the process that starts: one thread, as on a quiet machine."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 def _newest_name(folder: Path) -> str:

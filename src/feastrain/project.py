@@ -276,6 +276,8 @@ class Project(Inspection):
 
     def serve(self, recipe: str | Path, host: str | None = None, port: int | None = None) -> None:
         """Serve forecasts and the planner's page until stopped."""
+        import torch
+
         from feastrain.serving.api import create_app, listen, serve
         from feastrain.serving.history import History
 
@@ -283,6 +285,8 @@ class Project(Inspection):
         settings = self.settings.model_copy(
             update={key: value for key, value in given.items() if value is not None}
         )
+        # Forecasts run side by side; threads within each would wait for those of the others.
+        torch.set_num_threads(1)
         with listen(settings) as listener:
             bundle = self.bundle(recipe)
             history = History(self._snapshot_of(bundle).labels(), bundle.columns.entities)
@@ -310,12 +314,12 @@ class Project(Inspection):
         """Return what forecasts from the online store with a bundle."""
         from datetime import datetime
 
-        from feastrain.recipe import Recipe
+        from feastrain.recipe import recipe_of
         from feastrain.serving.forecaster import Forecaster
         from feastrain.stores.feature_repo import open_store
         from feastrain.stores.online import OnlineFeatures
 
-        recipe = Recipe.model_validate(bundle.lineage["recipe"])
+        recipe = recipe_of(bundle.lineage)
         source = OnlineFeatures(
             open_store(self.root / recipe.features.repo),
             bundle.columns,

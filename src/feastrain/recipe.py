@@ -336,6 +336,22 @@ def load_recipe(path: Path) -> Recipe:
     return recipe
 
 
+def recipe_of(lineage: dict[str, Any]) -> Recipe:
+    """Read the recipe that a bundle's lineage holds.
+
+    Raises:
+        RecipeError: another release of feastrain wrote it, with keys that this one does not have.
+    """
+    try:
+        return Recipe.model_validate(lineage["recipe"])
+    except ValidationError as error:
+        message = (
+            f"the bundle was trained by feastrain {lineage.get('feastrain', 'unknown')}, whose "
+            f"recipe this release cannot read: {_first_fault(error)}; train it again"
+        )
+        raise RecipeError(message) from error
+
+
 def _first_fault(error: ValidationError) -> str:
     faults = error.errors()
     fault = faults[0]

@@ -10,6 +10,7 @@ width of a layer.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from feastrain.models.batches import Batch
     from feastrain.models.encoder import Encoder, Number
     from feastrain.recipe import MLPModel
@@ -94,20 +97,30 @@ class MLP(nn.Module):
             ],
             dim=-1,
         )
-        hidden_BHW = self.norm(self.row_layer(row_BX).unsqueeze(1) + self.step_layer(step_BHX))
-        hidden_BHW = functional.silu(hidden_BHW)
-        recompute = self.recompute and torch.is_grad_enabled()
-        for layer in self.layers:
-            hidden_BHW = (
-                checkpoint(self._deepen, layer, hidden_BHW, use_reentrant=False)
-                if recompute
-                else self._deepen(layer, hidden_BHW)
+        hidden_BHW: Tensor = self._kept_or_not(self._enter, row_BX, step_BHX)
+        # The square root of the depth is the length that keeps least (Chen et al. 2016).
+        length = max(1, math.isqrt(len(self.layers)))
+        for start in range(0, len(self.layers), length):
+            hidden_BHW = self._kept_or_not(
+                self._deepen, self.layers[start : start + length], hidden_BHW
             )
         path_BHQ = self.row_path(batch.row_BF).unsqueeze(1) + self.step_path(batch.step_BHS)
         return increasing(self.head(hidden_BHW) + path_BHQ, self.middle)
 
-    def _deepen(self, layer: nn.Module, hidden_BHW: Tensor) -> Tensor:
-        return functional.silu(layer(self.dropout(hidden_BHW)))
+    def _enter(self, row_BX: Tensor, step_BHX: Tensor) -> Tensor:
+        both_BHW = self.row_layer(row_BX).unsqueeze(1) + self.step_layer(step_BHX)
+        return functional.silu(self.norm(both_BHW))
+
+    def _deepen(self, layers: Iterable[nn.Module], hidden_BHW: Tensor) -> Tensor:
+        for layer in layers:
+            hidden_BHW = functional.silu(layer(self.dropout(hidden_BHW)))
+        return hidden_BHW
+
+    def _kept_or_not(self, function: Callable[..., Tensor], *given: Any) -> Any:
+        """Call a function whose activations are kept, or computed again in the backward pass."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(function, *given, use_reentrant=False)
+        return function(*given)
 
 
 class StepSharedDropout(nn.Module):
@@ -122,8 +135,8 @@ class StepSharedDropout(nn.Module):
         if not self.training or self.rate == 0:
             return hidden_BHW
         shape = (hidden_BHW.shape[0], 1, hidden_BHW.shape[2])
-        kept_B1W = torch.rand(shape, device=hidden_BHW.device) >= self.rate
-        return hidden_BHW * (kept_B1W / (1 - self.rate))
+        dropped_B1W = torch.rand(shape, device=hidden_BHW.device) < self.rate
+        return hidden_BHW.masked_fill(dropped_B1W, 0) / (1 - self.rate)
 
 
 def increasing(raw_BHQ: Tensor, middle: int) -> Tensor:

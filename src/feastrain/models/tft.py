@@ -448,4 +448,6 @@ def dropout_mask(shape: tuple[int, ...], rate: float, device: torch.device) -> T
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
     bound = fan_in**-0.5
-    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+    drawn = torch.empty(*shape).uniform_(-bound, bound)
+    # Ranks wait for the gradient of every parameter, and one without elements gets none.
+    return nn.Parameter(drawn, requires_grad=drawn.numel() > 0)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from feastrain.errors import DataError
-from feastrain.recipe import Recipe
+from feastrain.recipe import recipe_of
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -97,7 +97,7 @@ class Forecaster:
         self.bundle = bundle
         self.source = source
         self._past = past
-        self.recipe = Recipe.model_validate(bundle.lineage["recipe"])
+        self.recipe = recipe_of(bundle.lineage)
         label_event = self.recipe.label.event
         self._event = label_event if label_event in bundle.columns.known_ahead else None
 

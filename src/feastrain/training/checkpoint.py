@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-KEEP = 2
-"""How many of the newest are kept, besides the one with the best weights."""
+KEEP = 3
+"""How many of the newest are kept, besides those that hold the best weights of one of them."""
 NAME = re.compile(r"epoch-(\d+)-(\d+)-([0-9a-f]{16})\.safetensors")
 
 
@@ -143,11 +143,31 @@ def _write(folder: Path, checkpoint: Checkpoint) -> Path:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    best = checkpoint.state["best"] or final.name
-    others = [path for path in _newest_first(folder) if path.name != best]
-    for old in others[KEEP:]:
-        old.unlink()
+    _drop_others(folder, final)
     return final
+
+
+def _drop_others(folder: Path, final: Path) -> None:
+    """Keep the newest few up to `final`, and the files that hold the best weights of those.
+
+    A later one was damaged, or the run would have gone on from it.
+    """
+    found = _newest_first(folder)
+    kept = [path for path in found if path.name <= final.name][:KEEP]
+    named = {path.name for path in kept} | {_best_of(path) for path in kept}
+    for path in found:
+        if path.name not in named:
+            path.unlink()
+
+
+def _best_of(path: Path) -> str | None:
+    """Return the file that a checkpoint names for its best weights, if it can be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            best: str | None = json.loads(file.metadata()["state"])["best"]
+    except SafetensorError:
+        return None
+    return best
 
 
 def newest(folder: Path, identity: dict[str, Any]) -> Checkpoint | None:

@@ -81,7 +81,7 @@ MODEL = TFTModel(
 def main() -> None:
     """Train for as many steps as the command line says."""
     clock = Clock(*map(int, sys.argv[1:]))
-    with ranks() as here:
+    with ranks(timedelta(minutes=5)) as here:
         encoder, rows = windows()
         torch.manual_seed(0)
         model: nn.Module = TFT(**architecture(MODEL, encoder))

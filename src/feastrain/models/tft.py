@@ -305,7 +305,7 @@ class VariableSelection(nn.Module):
             inner_MW = functional.elu(one.given_MX @ one.first_XW, inplace=True)
             if kept_one is not None:
                 inner_MW = (inner_MW.view(*periods, self.width) * kept_one).flatten(0, 1)
-            gated_MW = functional.glu(torch.addmm(gate_bias, inner_MW, gate), dim=-1)
+            gated_MW = gated(inner_MW, gate.t(), gate_bias)
             said_MW = (
                 gated_MW + one.given_MX
                 if one.skip_XW is None
@@ -370,8 +370,8 @@ class GatedResidual(nn.Module):
             inner_BTW = inner_BTW + self.about(context_B1W)
         inner_BTW = functional.elu(inner_BTW)
         inner_BTW = self.dropout(inner_BTW) if kept_B1W is None else inner_BTW * kept_B1W
-        gated = functional.glu(self.gate(inner_BTW), dim=-1)
-        out: Tensor = self.norm(self.skip(given_BTX) + gated)
+        gated_BTO = gated(inner_BTW, self.gate.weight, self.gate.bias)
+        out: Tensor = self.norm(self.skip(given_BTX) + gated_BTO)
         return out
 
 
@@ -386,9 +386,8 @@ class GatedSkip(nn.Module):
 
     def forward(self, given_BTW: Tensor, skip_BTW: Tensor) -> Tensor:
         """Return [B, T, W]."""
-        out: Tensor = self.norm(
-            skip_BTW + functional.glu(self.gate(self.dropout(given_BTW)), dim=-1)
-        )
+        gated_BTW = gated(self.dropout(given_BTW), self.gate.weight, self.gate.bias)
+        out: Tensor = self.norm(skip_BTW + gated_BTW)
         return out
 
 
@@ -411,8 +410,9 @@ class InterpretableAttention(nn.Module):
         """Return [B, H, W] and the mean attention [B, H, T]."""
         rows, periods, _ = given_BTW.shape
         query = self.query(given_BTW[:, -horizon:]).view(rows, horizon, self.heads, self.size)
+        query = query * self.size**-0.5
         key = self.key(given_BTW).view(rows, periods, self.heads, self.size)
-        score = torch.einsum("bhns,btns->bnht", query, key) * self.size**-0.5
+        score = torch.einsum("bhns,btns->bnht", query, key)
         seen = torch.ones(horizon, horizon, dtype=torch.bool, device=score.device).tril()
         seen_BHT = torch.cat(
             [
@@ -421,8 +421,10 @@ class InterpretableAttention(nn.Module):
             ],
             dim=-1,
         )
-        score = score.masked_fill(~seen_BHT.unsqueeze(1), float("-inf"))
-        attention_BHT = score.softmax(-1).mean(1)
+        unseen_BHT = torch.zeros_like(seen_BHT, dtype=score.dtype).masked_fill_(
+            ~seen_BHT, float("-inf")
+        )
+        attention_BHT = (score + unseen_BHT.unsqueeze(1)).softmax(-1).mean(1)
         return self.out(attention_BHT @ self.value(given_BTW)), attention_BHT
 
 
@@ -439,6 +441,16 @@ class StepDropout(nn.Module):
             return given_BTW
         rows, _, width = given_BTW.shape
         return given_BTW * dropout_mask((rows, 1, width), self.rate, given_BTW.device)
+
+
+def gated(given: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the gated linear unit of [..., X], given [2 Y, X] and [2 Y]: [..., Y].
+
+    Its halves are two products: the backward pass of `glu` would compute the sigmoid again.
+    """
+    (value, opened), (value_bias, opened_bias) = weight.chunk(2), bias.chunk(2)
+    said = functional.linear(given, value, value_bias)
+    return said * functional.linear(given, opened, opened_bias).sigmoid()
 
 
 def dropout_mask(shape: tuple[int, ...], rate: float, device: torch.device) -> Tensor:

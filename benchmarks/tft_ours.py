@@ -78,7 +78,7 @@ MODEL = TFTModel(
 
 def train(clock: Clock) -> None:
     """Train for as many steps as the clock has."""
-    with ranks() as here:
+    with ranks(timedelta(minutes=5)) as here:
         encoder, rows = windows()
         torch.manual_seed(0)
         model: nn.Module = TFT(**architecture(MODEL, encoder))

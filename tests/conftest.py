@@ -1,6 +1,7 @@
 """What tests share: small raw tables in Kaggle's shape, and one project taken to its end."""
 
 import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from feastrain import Project
 from feastrain.settings import Settings
 from kaggle_tables import write_small_tables
+from small_tft import small_tft
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -47,4 +49,20 @@ def demand(tmp_path_factory: pytest.TempPathFactory, small_tables: Path) -> Proj
     project = Project(root, Settings())
     project.train("smoke")
     project.materialize("smoke")
+    return project
+
+
+@pytest.fixture(scope="session")
+def looking_back(tmp_path_factory: pytest.TempPathFactory, small_tables: Path) -> Project:
+    """A project with a small TFT trained on all there is, materialised as of its test cut-off.
+
+    Shared by many tests: read it, or copy it first.
+    """
+    root = tmp_path_factory.mktemp("session") / "demand"
+    Project.init(root, small_tables)
+    small_tft(root)
+    project = Project(root, Settings())
+    project.train("tft")
+    last = project.snapshot("tft").manifest["split"]["test"]["last_cutoff"]
+    project.materialize("tft", datetime.fromisoformat(last))
     return project

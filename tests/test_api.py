@@ -255,7 +255,7 @@ def test_unready_says_why(
     source.error = error
     answer = client.get("/healthz/ready")
     assert answer.status_code == 503
-    assert answer.json() == {"error": f"the online store does not answer: {reason}"}
+    assert answer.json() == {"error": f"not ready: {reason}"}
 
 
 def numbers(client: AppClient) -> dict[str, float]:

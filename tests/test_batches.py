@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from feastrain.errors import DataError
-from feastrain.models.batches import Rows, in_order, shuffled, steps_per_epoch
+from feastrain.models.batches import Rows, in_order, rows_read, shuffled, steps_per_epoch
 from feastrain.models.encoder import fit
 from tiny_snapshot import COLUMNS, tiny_tables
 
@@ -60,6 +60,23 @@ def test_ranks_share_the_steps_that_one_would_take(rows: int, batch: int, world:
     many_ranks, (one,) = (_epoch(rows, b, w, seed) for b, w in ((batch, world), (batch * world, 1)))
     assume(len(many_ranks[0]) == len(one))
     assert one == [list(chain(*step)) for step in zip(*many_ranks, strict=True)]
+
+
+@given(many, sizes, worlds, worlds, seeds, st.integers(0, 40))
+def test_another_number_of_ranks_reads_the_rows_that_are_left(
+    rows: int, batch: int, before: int, after: int, seed: int, step: int
+):
+    """Whenever the ranks change in an epoch, every row is still taken once."""
+    step = min(step, steps_per_epoch(rows, batch, before))
+    read = rows_read(rows, batch_rows=batch, world_size=before, step=step)
+    assume(rows - read >= after)
+    taken = [r for rank in _epoch(rows, batch, before, seed) for s in rank[:step] for r in s]
+    assert read == len(taken)
+    common = {"batch_rows": batch, "seed": seed, "epoch": 0, "world_size": after}
+    for rank in range(after):
+        for share in shuffled(rows, rank=rank, first_row=read, **common):
+            taken += share.tolist()
+    assert list(range(rows)) == sorted(taken)
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from feastrain import Project
-from feastrain.recipe import Recipe, load_recipe
+from feastrain.recipe import load_recipe
 from feastrain.settings import Settings
 from kaggle_tables import TEMPLATE
 
@@ -159,15 +159,12 @@ def test_schemas_are_those_of_the_tables(store: "FeatureStore") -> None:
         assert columns == fields | {"event_timestamp", "created_timestamp"}
 
 
-@pytest.fixture(params=["mlp", "smoke"])
-def recipe(request: pytest.FixtureRequest) -> Recipe:
-    return load_recipe(TEMPLATE / "recipes" / f"{request.param}.yaml")
-
-
-def test_a_recipe_fits_the_service(store: "FeatureStore", recipe: Recipe) -> None:
+@pytest.mark.parametrize("name", ["mlp", "smoke", "tft"])
+def test_a_recipe_fits_the_service(store: "FeatureStore", name: str) -> None:
     """Each feature has a role, and what a recipe names exists."""
     from feastrain.dataset.service import resolve_service
 
+    recipe = load_recipe(TEMPLATE / "recipes" / f"{name}.yaml")
     columns = resolve_service(store, recipe).columns
     assert {"store_type", "store_size"} == set(columns.static)
     assert {"holiday", "is_holiday", "week_of_year"} <= set(columns.known_ahead)
@@ -176,13 +173,22 @@ def test_a_recipe_fits_the_service(store: "FeatureStore", recipe: Recipe) -> Non
     assert in_dollars - {"sales_growth"} | set(columns.stepped) == set(columns.label_units)
 
 
-def test_both_recipes_are_the_same_science(recipe: Recipe) -> None:
+def test_mlp_and_smoke_are_the_same_science() -> None:
     """The smoke recipe differs from the other in its name, model and training alone."""
-    other = load_recipe(TEMPLATE / "recipes" / "mlp.yaml")
-    assert other.data_section() == recipe.data_section()
+    recipe, smoke = (load_recipe(TEMPLATE / "recipes" / f"{n}.yaml") for n in ("mlp", "smoke"))
+    assert smoke.data_section() == recipe.data_section()
     assert 8 == recipe.horizon
     assert "holiday" == recipe.label.event
     assert (4, 1) == (recipe.split.validation_cutoffs, recipe.split.test_cutoffs)
+
+
+def test_the_tft_differs_in_what_it_reads_alone() -> None:
+    """Labels, split and limits are the MLP's, so that their scores compare."""
+    sections = [
+        load_recipe(TEMPLATE / "recipes" / f"{name}.yaml").data_section() for name in ("mlp", "tft")
+    ]
+    differing = {key for key, value in sections[0].items() if value != sections[1][key]}
+    assert {"features"} == differing
 
 
 def test_a_copied_project_leaves_its_origin_alone(demand: Project, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 import os
 import shutil
 import subprocess
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
@@ -63,15 +65,29 @@ def test_parts_encode_to_what_the_whole_does(
             assert torch.equal(one, other)
 
 
+@dataclass(frozen=True)
+class CountedSnapshot(Snapshot):
+    """A snapshot that counts how often its rows are read whole."""
+
+    readings: list[int] = field(default_factory=list)
+
+    def parts(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        self.readings.extend([1] * (columns is None))
+        return super().parts(columns)
+
+
 def test_files_are_made_once(snapshot: Snapshot, tmp_path: Path) -> None:
     """What a killed run left half written is removed, and another run finds what is whole."""
     (tmp_path / ".encoded-killed").mkdir()
-    _encode(snapshot, tmp_path, 0)
+    first, second = (CountedSnapshot(snapshot.path, snapshot.manifest) for _ in range(2))
+    _encode(first, tmp_path, 0)
     (files,) = tmp_path.glob("*encoded-*")
     before = (files / "train").stat()
-    _encode(snapshot, tmp_path, 0)
+    _encode(second, tmp_path, 0)
     after = (files / "train").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    # Both look at the columns; the first alone encodes the rows of both parts of the split.
+    assert 2 == len(first.readings) - len(second.readings)
 
 
 def test_another_snapshot_has_files_of_its_own(snapshot: Snapshot, tmp_path: Path) -> None:

@@ -45,6 +45,24 @@ def test_quantiles_increase_and_the_median_is_free(raw: list[float], middle: int
     assert made[middle].item() == pytest.approx(raw[middle])
 
 
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    """With and without gradient checkpointing, dropout included, gradients are equal.
+
+    They are but for rounding: rows are summed in runs.
+    """
+    _, model = _model()
+    rows = Rows(ENCODER.encode(ROWS, KNOWN))
+    gradients = []
+    for recompute in (False, True):
+        model.train().recompute = recompute
+        torch.manual_seed(1)
+        model.zero_grad()
+        model(rows.batch(torch.arange(50))).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for kept, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(kept, recomputed, rtol=1e-5, atol=1e-5)
+
+
 def test_a_model_of_any_weights_never_crosses() -> None:
     """Quantiles of a network with wild weights increase for every row and step."""
     _, model = _model()
@@ -52,22 +70,6 @@ def test_a_model_of_any_weights_never_crosses() -> None:
     quantile_BHQ = model(rows.batch(torch.arange(len(rows))))
     assert (len(ROWS), 3, 4) == tuple(quantile_BHQ.shape)
     assert (quantile_BHQ.diff(dim=-1) >= 0).all()
-
-
-def test_recomputed_activations_give_the_same_gradients() -> None:
-    """With and without gradient checkpointing, dropout included, gradients are equal."""
-    torch.manual_seed(0)
-    made = architecture(MLPModel(hidden=(16, 8, 8), embedding=2, dropout=0.3), ENCODER)
-    model = MLP(**made)
-    batch = Rows(ENCODER.encode(ROWS, KNOWN)).batch(torch.arange(50))
-    gradients = []
-    for model.recompute in (False, True):
-        torch.manual_seed(1)
-        model.zero_grad()
-        model(batch).square().sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
-    for kept, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(kept, recomputed)
 
 
 def _publish(folder, metrics=None):

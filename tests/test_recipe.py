@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feastrain.errors import FeastrainError, LeakageError, RecipeError
-from feastrain.recipe import Recipe, format_period, load_recipe, parse_period
+from feastrain.recipe import Recipe, format_period, load_recipe, parse_period, recipe_of
 
 RECIPES = Path(__file__).parents[1] / "src" / "feastrain" / "templates" / "demand" / "recipes"
 
@@ -107,3 +107,13 @@ def test_periods_survive_a_round_trip(count: int, unit: str) -> None:
     """What is written for a period reads as the same period."""
     period = parse_period(f"{count}{unit}")
     assert period == parse_period(format_period(period))
+
+
+def test_a_bundle_of_another_release_is_told_in_one_line(tmp_path: Path) -> None:
+    """A recipe with a key that this release does not have names the release that trained it."""
+    recipe = load_recipe(_write(tmp_path / "good.yaml", GOOD))
+    kept = recipe.model_dump(mode="json")
+    assert recipe == recipe_of({"recipe": kept})
+    kept["training"]["magic"] = True
+    with pytest.raises(RecipeError, match=r"trained by feastrain 9\.9.*'training\.magic'.*again"):
+        recipe_of({"recipe": kept, "feastrain": "9.9"})

@@ -13,7 +13,7 @@ from feastrain.errors import RecipeError
 from feastrain.jobs.train import train
 from feastrain.models import encoder as encoders
 from feastrain.models.bundle import load_bundle
-from feastrain.models.tft import TFT, VariableSelection, architecture
+from feastrain.models.tft import TFT, VariableSelection, architecture, variables
 from feastrain.models.windows import WindowBatch, WindowRows
 from feastrain.recipe import TFTModel
 from tiny_snapshot import COLUMNS, tiny_recipe, tiny_snapshot, tiny_tables
@@ -22,6 +22,7 @@ from tiny_snapshot import TFT as TFT_RECIPE
 ROWS, KNOWN = tiny_tables()
 ENCODER = encoders.fit(COLUMNS, ROWS, KNOWN)
 CONTEXT = 6
+WEIGHTS = ("static_BV", "past_BLV", "future_BHV")
 
 
 @pytest.fixture
@@ -87,6 +88,16 @@ def test_recomputed_activations_give_the_same_gradients(model: TFT, batch: Windo
         torch.testing.assert_close(kept, recomputed)
 
 
+def test_reduced_precision_is_close(model: TFT, batch: WindowBatch) -> None:
+    """Under bfloat16 autocast forecasts are those of single precision, roughly, and learn."""
+    expected = model.eval()(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = model(batch)
+    torch.testing.assert_close(expected, actual.float(), rtol=0.05, atol=0.1)
+    actual.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_every_parameter_learns(model: TFT, batch: WindowBatch) -> None:
     """No parameter is left without a gradient."""
     model(batch).square().sum().backward()
@@ -112,6 +123,26 @@ def test_weights_of_an_explanation_are_shares(model: TFT, batch: WindowBatch) ->
     padded = torch.cat([batch.valid_BL == 0, torch.zeros(4, 3, dtype=torch.bool)], dim=1)
     assert 0 == explained.attention_BHT.masked_select(padded.unsqueeze(1).expand(4, 3, 9)).sum()
     assert 0 == explained.attention_BHT[:, 0, -2:].sum()
+
+
+def test_variables_are_named_in_the_order_they_are_read(model: TFT, batch: WindowBatch) -> None:
+    """The column of a batch under each name holds that feature, and each weight has a name."""
+    names, explained = variables(ENCODER), model.eval().explain(batch)
+    assert ("log_unit", "shop", "kind") == names.static
+    assert ("last_year", "holiday") == names.future[-2:]
+    assert (3, 5, 3) == tuple(len(of) for of in (names.static, names.past, names.future))
+    for of, weights in zip((names.static, names.past, names.future), WEIGHTS, strict=True):
+        assert len(of) == getattr(explained, weights).shape[-1]
+    past_LV = torch.cat([batch.past_BLO, batch.past_known_BLK], dim=-1)[1]
+    row = ROWS.slice(30, 1).to_pylist()[0]
+    read = dict(zip(names.past, past_LV[-1].tolist(), strict=False))
+    scales = {number.name: number for number in (*ENCODER.observed_numbers, *ENCODER.known)}
+    unit = float(batch.unit_B[1])
+    assert row["sold"] / unit == pytest.approx(read["sold"], rel=1e-5)
+    assert row["mean"] / unit == pytest.approx(read["mean"], rel=1e-5)
+    expected = (row["weather"] - scales["weather"].mean) / scales["weather"].deviation
+    assert expected == pytest.approx(read["weather"], rel=1e-4)
+    assert "season" == names.past[3] == names.future[0]
 
 
 def test_a_number_is_read_as_its_embedding_through_a_gated_residual_network() -> None:

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -14,11 +15,14 @@ from mlflow.tracking import MlflowClient
 
 from fakes import FakeTrainJob
 from feastrain.artifacts import write_json
+from feastrain.errors import InterruptedRun
 from feastrain.recipe import load_recipe
-from feastrain.settings import without_password
+from feastrain.settings import Settings, without_password
+from feastrain.telemetry import Stage
 from feastrain.training.observer import About, End, Epoch, Step
 from feastrain.training.tracking import MlflowRun
 from feastrain.training.trainjob import TrainJobProgress
+from feastrain.training.watching import watching
 from tiny_snapshot import tiny_recipe, tiny_snapshot
 
 PAUSE = 0.2
@@ -79,6 +83,17 @@ def test_resumed_run_goes_on_in_its_mlflow_run(about: About, store: str) -> None
     assert [1, 2, 3] == [point.step for point in history]
     MlflowRun(replace(about, fresh=True), store).see(End("finished"))
     assert {"FAILED", "FINISHED"} == {run.info.status for run in _runs(store)}
+
+
+def test_request_to_stop_is_an_interrupted_run(about: About, store: str) -> None:
+    """A run that was asked to stop is no failure to those who watch it."""
+    settings = Settings(mlflow_tracking_uri=store)
+    with (
+        suppress(InterruptedRun),
+        watching(about, settings, Stage("fit"), leads=True),
+    ):
+        raise InterruptedRun
+    assert ["KILLED"] == [run.info.status for run in _runs(store)]
 
 
 def test_mlflow_run_that_was_deleted_is_begun_anew(about: About, store: str) -> None:

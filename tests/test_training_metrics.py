@@ -204,7 +204,7 @@ def test_taken_port_is_one_line(about: About) -> None:
     ("name", "value"),
     [
         ("FEASTRAIN_METRICS_PORT", "70000"),
-        ("FEASTRAIN_HEARTBEAT_SECONDS", "inf"),
+        ("FEASTRAIN_TRAINING_TIMEOUT_SECONDS", "inf"),
         ("FEASTRAIN_RESTARTS", "-1"),
     ],
 )

@@ -39,7 +39,7 @@ features:
   service: tiny
   roles: {shops: observed, calendar: known_ahead}
 model: MODEL
-training: {epochs: EPOCHS, patience: 99, batch_rows: 32, learning_rate: 0.01, processes: 2, seed: 3}
+training: {epochs: EPOCHS, patience: 99, batch_rows: 32, learning_rate: 0.01, seed: 3, TRAINING}
 """
 
 
@@ -79,10 +79,15 @@ def tiny_tables(shops: int = 8, weeks: int = 60, seed: int = 0) -> tuple[pa.Tabl
 
 
 def tiny_snapshot(
-    folder: Path, name: str = "0123456789abcdef", seed: int = 0, parts: int = 1
+    folder: Path,
+    name: str = "0123456789abcdef",
+    seed: int = 0,
+    parts: int = 1,
+    rows: pa.Table | None = None,
 ) -> Snapshot:
-    """Publish a tiny snapshot, its rows in equal parts."""
-    rows, known = tiny_tables(seed=seed)
+    """Publish a tiny snapshot, its rows (by default those of `tiny_tables`) in equal parts."""
+    tables, known = tiny_tables(seed=seed)
+    rows = tables if rows is None else rows
     labels = rows.select(["shop", "event_timestamp"]).append_column("label", rows["label_1"])
     manifest = {
         "columns": COLUMNS.model_dump(mode="json"),
@@ -100,8 +105,14 @@ def tiny_snapshot(
     return Snapshot.open(folder / name)
 
 
-def tiny_recipe(folder: Path, epochs: int = 3, model: str = MLP) -> Path:
+def tiny_recipe(
+    folder: Path, epochs: int = 3, model: str = MLP, training: str = "processes: 2"
+) -> Path:
     """Write the recipe that fits the tiny snapshot."""
     path = folder / f"tiny-{epochs}.yaml"
-    path.write_text(RECIPE.replace("EPOCHS", str(epochs)).replace("MODEL", model))
+    filled = {"EPOCHS": str(epochs), "MODEL": model, "TRAINING": training}
+    text = RECIPE
+    for name, value in filled.items():
+        text = text.replace(name, value)
+    path.write_text(text)
     return path

@@ -279,6 +279,31 @@ def backtest(
 
 
 @app.command()
+def explain(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    part: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Which rows to average over.")
+    ] = "test",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Copy the page to look at there.", metavar="FILE")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a TFT's forecasts rest on: its variables, and where in the past it looks."""
+    from feastrain.report import show_explanation
+
+    explained = Project(project).explain(recipe, part)
+    if as_json:
+        _show(explained.to_json(), as_json=True)
+    else:
+        show_explanation(explained.shares)
+    if out is not None:
+        out.write_bytes(explained.page.read_bytes())
+
+
+@app.command()
 def materialize(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),

@@ -8,6 +8,7 @@
     │   ├── ExpectationError       a recipe's expectation does not hold
     │   └── ArtifactError          a published artefact is damaged or incomplete
     ├── LeakageError            4  a feature knows the future
+    ├── LostRankError          69  another process of the run died; all start again
     └── InterruptedRun         75  stopped on request; the same command resumes
 
 A message is one line: what is wrong, where, and what to do.
@@ -56,7 +57,27 @@ class LeakageError(FeastrainError):
     exit_code = 4
 
 
+class LostRankError(FeastrainError):
+    """Another process of a training run is gone; its launcher starts all of them again."""
+
+    exit_code = 69
+
+
 class InterruptedRun(FeastrainError):  # noqa: N818 - being asked to stop is no error
     """Stopped on request with a checkpoint saved; the same command resumes."""
 
     exit_code = 75
+
+
+BY_CODE: dict[int, type[FeastrainError]] = {
+    error.exit_code: error
+    for error in (
+        FeastrainError,
+        UsageError,
+        DataError,
+        LeakageError,
+        LostRankError,
+        InterruptedRun,
+    )
+}
+"""What a process that left with such a code meant."""

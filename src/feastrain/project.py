@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.dataset.verdict import Verdict
     from feastrain.evaluation.backtest import Backtest
+    from feastrain.evaluation.explain import Explained, Part
     from feastrain.models.bundle import Bundle
     from feastrain.recipe import Recipe
     from feastrain.serving.batch import BatchForecast
@@ -211,6 +212,24 @@ class Project(Inspection):
             )
         return result
 
+    def explain(self, recipe: str | Path, part: Part = "test") -> Explained:
+        """Say which variables and which past periods the recipe's last bundle rests on.
+
+        Args:
+            recipe: its name or path; of a TFT.
+            part: which rows of the bundle's snapshot to average over.
+        """
+        from feastrain.evaluation.explain import explain
+        from feastrain.telemetry import stage
+
+        bundle = self.bundle(recipe)
+        snapshot = self._snapshot_of(bundle)
+        with stage("explain") as current:
+            explained = explain(snapshot, bundle, self.artifacts / "explanations", part)
+            rows = explained.shares.rows
+            current.made(cached=explained.cached, rows=rows, path=_shown(explained.page))
+        return explained
+
     def materialize(self, recipe: str | Path, as_of: datetime | None = None) -> datetime:
         """Write the features of the last closed period up to `as_of` to the online store."""
         from feastrain.dataset.labels import read_labels
@@ -226,11 +245,11 @@ class Project(Inspection):
             cutoff = panel.last_period
             views = sorted(service.sources)
             state = [service.fingerprint, service.source_digests()]
-            cached = materialize(store, views, cutoff, state, self.artifacts / "materialized")
-            if asked.model.look_back:
+            if asked.model.look_back:  # first, so that a server finds it with the new cut-off
                 from feastrain.dataset.past import keep_past
 
                 keep_past(store, service, asked, panel, self.artifacts / "past")
+            cached = materialize(store, views, cutoff, state, self.artifacts / "materialized")
             current.made(cached=cached, views=len(views), as_of=cutoff.isoformat())
         return cutoff
 
@@ -257,6 +276,8 @@ class Project(Inspection):
 
     def serve(self, recipe: str | Path, host: str | None = None, port: int | None = None) -> None:
         """Serve forecasts and the planner's page until stopped."""
+        import torch
+
         from feastrain.serving.api import create_app, listen, serve
         from feastrain.serving.history import History
 
@@ -264,6 +285,8 @@ class Project(Inspection):
         settings = self.settings.model_copy(
             update={key: value for key, value in given.items() if value is not None}
         )
+        # Forecasts run side by side; threads within each would wait for those of the others.
+        torch.set_num_threads(1)
         with listen(settings) as listener:
             bundle = self.bundle(recipe)
             history = History(self._snapshot_of(bundle).labels(), bundle.columns.entities)
@@ -291,12 +314,12 @@ class Project(Inspection):
         """Return what forecasts from the online store with a bundle."""
         from datetime import datetime
 
-        from feastrain.recipe import Recipe
+        from feastrain.recipe import recipe_of
         from feastrain.serving.forecaster import Forecaster
         from feastrain.stores.feature_repo import open_store
         from feastrain.stores.online import OnlineFeatures
 
-        recipe = Recipe.model_validate(bundle.lineage["recipe"])
+        recipe = recipe_of(bundle.lineage)
         source = OnlineFeatures(
             open_store(self.root / recipe.features.repo),
             bundle.columns,
@@ -309,7 +332,7 @@ class Project(Inspection):
         if bundle.looks_back:
             from feastrain.dataset.past import Past
 
-            past = Past.open(self.artifacts / "past", recipe.name)
+            past = Past(self.artifacts / "past", recipe.name)
         return Forecaster(bundle, source, past)
 
     def _snapshot_of(self, bundle: Bundle) -> Snapshot:

@@ -200,12 +200,18 @@ class Training(Section):
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     processes: Count = 2
     seed: int = 0
+    checkpoint_s: Annotated[float, Field(gt=0)] = 60
+    """Most seconds between two checkpoints; every epoch ends with one."""
+    restarts: Annotated[int, Field(ge=0)] = 3
+    """How often in a row, without a new checkpoint, all are started again after one died."""
     recompute: bool = False
     """Gradient checkpointing: activations are computed again in the backward pass, not kept."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass; weights and optimiser stay in single precision."""
-    compile: bool = False
-    """Whether `torch.compile` compiles the model, which takes a minute at the start of a run."""
+
+
+OPERATIONAL = ("checkpoint_s", "restarts")
+"""Keys of `training` that change no weight."""
 
 
 class FeatureColumns(Section):
@@ -291,7 +297,10 @@ class Recipe(Section):
 
     def training_section(self) -> dict[str, Any]:
         """Return what a bundle depends on beyond its snapshot, as plain JSON values."""
-        return self.model_dump(mode="json", include={"model", "training"})
+        content = self.model_dump(mode="json", include={"model", "training"})
+        for name in OPERATIONAL:
+            del content["training"][name]
+        return content
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -325,6 +334,22 @@ def load_recipe(path: Path) -> Recipe:
         )
         raise LeakageError(message)
     return recipe
+
+
+def recipe_of(lineage: dict[str, Any]) -> Recipe:
+    """Read the recipe that a bundle's lineage holds.
+
+    Raises:
+        RecipeError: another release of feastrain wrote it, with keys that this one does not have.
+    """
+    try:
+        return Recipe.model_validate(lineage["recipe"])
+    except ValidationError as error:
+        message = (
+            f"the bundle was trained by feastrain {lineage.get('feastrain', 'unknown')}, whose "
+            f"recipe this release cannot read: {_first_fault(error)}; train it again"
+        )
+        raise RecipeError(message) from error
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from feastrain.dataset.drift import Drift
     from feastrain.dataset.plan import Plan
     from feastrain.evaluation.backtest import Backtest
+    from feastrain.evaluation.explain import Shares
 
 SHOWN = 240
 """Most characters of a value in a table; `--json` has all of it."""
+BAR = 40
+"""Characters of the longest bar."""
 _COLOURS = {"holds": "green", "warn": "yellow", "error": "red"}
 
 
@@ -215,6 +218,37 @@ def show_audit(report: AuditReport) -> None:
     console.print(table)
     for note in report.notes:
         console.print(note, markup=False)
+
+
+def show_explanation(shares: Shares) -> None:
+    """Print the share of every variable, and of every past period, as bars."""
+    console = _console()
+    console.print(f"Means over {shares.rows:,} {shares.part} rows", markup=False)
+    for title, of in (
+        ("What does not change", shares.static),
+        ("The past, period by period", shares.past),
+        ("The periods ahead", shares.future),
+    ):
+        console.print(_share_table(title, "variable", of))
+    by_lag = {str(lag): share for lag, share in shares.by_lag().items()}
+    console.print(_share_table("Attention on the past (1 closed at the cut-off)", "lag", by_lag))
+    console.print(f"on the periods ahead: {1 - sum(by_lag.values()):.1%}")
+    if shares.special is not None:
+        special, ordinary = shares.special["special"], shares.special["ordinary"]
+        told = f"a special past period draws {special:.2%}, an ordinary one {ordinary:.2%}"
+        console.print(told)
+
+
+def _share_table(title: str, heading: str, shares: Mapping[str, float]) -> Table:
+    table = Table(title=title, title_style="bold", title_justify="left")
+    table.add_column(heading)
+    table.add_column("share", justify="right")
+    table.add_column("")
+    largest = max(shares.values(), default=0.0) or 1.0
+    for name, share in shares.items():
+        bar = "█" * round(BAR * share / largest)
+        _add_row(table, name, f"{share:.1%}", Text(bar, style="blue"))
+    return table
 
 
 def show_facts(title: str, facts: Mapping[str, object]) -> None:

@@ -48,8 +48,9 @@ class Settings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     """Address that the metrics port is opened on."""
 
-    heartbeat_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
-    """A training run is alive while a step has ended within so many seconds."""
+    training_timeout_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
+    """How long a training process waits for the others; a run is alive while a step has ended
+    within as many seconds."""
 
     pushgateway: str | None = None
     """Pushgateway that a training run's metrics are pushed to when it ends: `http://HOST:PORT`."""

@@ -6,8 +6,8 @@ change any more; they are joined offline when the online store is filled, and ke
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +22,7 @@ from feastrain.dataset.spine import has_label
 from feastrain.errors import ProjectError
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from feast import FeatureStore
@@ -31,46 +32,46 @@ if TYPE_CHECKING:
     from feastrain.recipe import Recipe
 
 
-@dataclass(frozen=True)
 class Past:
-    """Rows as of the cut-offs before `as_of`, and what was known ahead at them."""
+    """What was kept for a recipe, opened when it is asked for.
 
-    rows: pa.Table
-    known: pa.Table
-    as_of: datetime
+    A server goes on when the online store is filled anew: it then reads what was kept with that.
+    """
 
-    @classmethod
-    def open(cls, directory: Path, recipe: str) -> Past:
-        """Open what was last kept for a recipe.
+    def __init__(self, directory: Path, recipe: str) -> None:
+        self._directory, self._recipe = directory, recipe
+        self._opened: tuple[Path, pa.Table, pa.Table] | None = None
+
+    def of(self, series: pa.Table, as_of: datetime) -> tuple[pa.Table, pa.Table]:
+        """Return the rows of some series (entity columns), and what was known ahead at them.
+
+        Args:
+            series: those that are wanted; one that has no rows gets none.
+            as_of: the rows are of the cut-offs before it.
 
         Raises:
-            ProjectError: there is nothing.
+            ProjectError: nothing is kept for that cut-off.
             ArtifactError: a file is damaged.
         """
-        pointer = directory / recipe
+        rows, known = self._open(as_of)
+        keys = series.column_names
+        wanted = series.cast(pa.schema([rows.schema.field(name) for name in keys]))
+        return rows.join(wanted, keys, join_type="left semi"), known
+
+    def _open(self, as_of: datetime) -> tuple[pa.Table, pa.Table]:
+        pointer = _pointer(self._directory, self._recipe, as_of)
         if not is_published(pointer):
-            message = f"recipe {recipe!r} looks back, and nothing is kept to look back on; "
-            message += f"run `feastrain materialize {recipe}`"
-            raise ProjectError(message)
-        manifest = open_manifest(pointer.resolve())
-        rows, known = (pq.read_table(pointer / f"{name}.parquet") for name in ("rows", "known"))
-        return cls(rows, known, datetime.fromisoformat(manifest["as_of"]))
-
-    def of(self, series: pa.Table, as_of: datetime) -> Past:
-        """Return the rows of some series (entity columns).
-
-        Raises:
-            ProjectError: what is kept is the past of another cut-off.
-        """
-        if as_of != self.as_of:
             message = (
-                f"the online store is as of {as_of.isoformat()}, and the past that is kept as of "
-                f"{self.as_of.isoformat()}; run `feastrain materialize`, then start again"
+                f"recipe {self._recipe!r} looks back, and nothing is kept to look back on from "
+                f"{as_of.isoformat()}; run `feastrain materialize {self._recipe}`"
             )
             raise ProjectError(message)
-        keys = series.column_names
-        wanted = series.cast(pa.schema([self.rows.schema.field(name) for name in keys]))
-        return Past(self.rows.join(wanted, keys, join_type="left semi"), self.known, as_of)
+        path = pointer.resolve()
+        if self._opened is None or self._opened[0] != path:
+            open_manifest(path)
+            rows, known = (pq.read_table(path / f"{name}.parquet") for name in ("rows", "known"))
+            self._opened = path, rows, known
+        return self._opened[1:]
 
 
 def keep_past(
@@ -80,21 +81,28 @@ def keep_past(
     panel: Panel,
     directory: Path,
 ) -> Path:
-    """Join and keep the rows that a model of the recipe looks back on from the panel's last period.
+    """Join and keep what a model of the recipe reads of the periods before the panel's last.
 
     As in a snapshot, a series has a row where a label follows within the horizon, so far as
     that is known yet.
     """
+    names = service.columns.observed
+    read = tuple(ref for ref in service.row_features if ref.split(":", 1)[1] in names)
     state = [service.fingerprint, service.source_digests(), panel.last_period.isoformat()]
     context = recipe.model.look_back
-    final = directory / fingerprint(*state, list(service.row_features), context, recipe.horizon)
+    final = directory / fingerprint(*state, list(read), context, recipe.horizon)
     if not is_published(final):
         spine = _spine(panel, recipe.horizon, context)
+        observed = replace(service, row_features=read, unused_features=())
         with publishing(final, {"as_of": panel.last_period.isoformat()}) as scratch:
-            write_table(scratch, "rows", retrieve_rows(store, service, spine))
+            write_table(scratch, "rows", retrieve_rows(store, observed, spine))
             write_table(scratch, "known", retrieve_known(store, service, spine, recipe))
-    point(directory / recipe.name, final)
+    point(_pointer(directory, recipe.name, panel.last_period), final)
     return final
+
+
+def _pointer(directory: Path, recipe: str, as_of: datetime) -> Path:
+    return directory / f"{recipe}.{as_of.astimezone(UTC):%Y%m%dT%H%M%S}"
 
 
 def _spine(panel: Panel, horizon: int, context: int) -> pa.Table:

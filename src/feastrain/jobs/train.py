@@ -51,9 +51,8 @@ def train(
         shutil.copyfile(recipe_path, kept)
         arguments = [
             *("--recipe", str(kept), "--snapshot", str(snapshot.path)),
-            *("--run", str(run), "--bundle", str(final)),
-            *(["--fresh"] if fresh else []),
+            *("--folder", str(run), "--bundle", str(final)),
         ]
-        run_here(arguments, recipe.training.processes, run)
+        run_here(arguments, run, recipe.training, fresh=fresh)
     point(artifacts / "bundles" / recipe.name, final)
     return Trained(final, cached)

@@ -129,21 +129,32 @@ def shuffled(  # noqa: PLR0913 - all that the order is a function of
     epoch: int,
     rank: int,
     world_size: int,
+    first_row: int = 0,
     start_step: int = 0,
 ) -> Iterator[Tensor]:
     """Yield the row indices of this rank's share of every batch of an epoch, from `start_step`.
 
     Every row is in one share, and no share has more rows than another by more than one. The rows
-    that all ranks take in a step depend on (seed, epoch, step, steps) alone.
+    that all ranks take in a step depend on (seed, epoch, step, steps) alone. The first `first_row`
+    rows of the order are left out: another number of ranks has read them already.
 
     Raises:
         DataError: there are fewer rows than ranks.
     """
-    shares = steps_per_epoch(rows, batch_rows, world_size) * world_size
+    shares = steps_per_epoch(rows - first_row, batch_rows, world_size) * world_size
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(rows, generator=generator)
+    order = torch.randperm(rows, generator=generator)[first_row:]
     for share in range(start_step * world_size + rank, shares, world_size):
-        yield order[rows * share // shares : rows * (share + 1) // shares]
+        yield order[len(order) * share // shares : len(order) * (share + 1) // shares]
+
+
+def rows_read(
+    rows: int, *, batch_rows: int, world_size: int, first_row: int = 0, step: int = 0
+) -> int:
+    """Return how many rows of an epoch's order were read once `step` steps are done."""
+    left = rows - first_row
+    steps = steps_per_epoch(left, batch_rows, world_size)
+    return first_row + left * step // steps
 
 
 def steps_per_epoch(rows: int, batch_rows: int, world_size: int) -> int:

@@ -102,11 +102,11 @@ class MLP(nn.Module):
 
     def _deep(self, row_BX: Tensor, step_BHX: Tensor) -> Tensor:
         """Return [B, H, Q], what all layers say; to be recomputed a run of rows at a time."""
-        kept = self._kept(len(row_BX), row_BX.device)
+        dropped = self._dropped(len(row_BX), row_BX.device)
         if not (self.recompute and torch.is_grad_enabled()):
-            return self._layered(row_BX, step_BHX, *kept)
+            return self._layered(row_BX, step_BHX, *dropped)
         size = -(-len(row_BX) // RUNS)
-        runs = zip(*(torch.split(rows, size) for rows in (row_BX, step_BHX, *kept)), strict=True)
+        runs = zip(*(torch.split(rows, size) for rows in (row_BX, step_BHX, *dropped)), strict=True)
         # Dropout has drawn: there is no random state to go back to.
         parts = [
             checkpoint(self._layered, *run, use_reentrant=False, preserve_rng_state=False)
@@ -114,24 +114,24 @@ class MLP(nn.Module):
         ]
         return torch.cat(parts)
 
-    def _layered(self, row_BX: Tensor, step_BHX: Tensor, *kept: Tensor) -> Tensor:
+    def _layered(self, row_BX: Tensor, step_BHX: Tensor, *dropped: Tensor) -> Tensor:
         hidden_BHW = self.norm(self.row_layer(row_BX).unsqueeze(1) + self.step_layer(step_BHX))
         hidden_BHW = functional.silu(hidden_BHW)
         for place, layer in enumerate(self.layers):
-            if kept:
-                hidden_BHW = hidden_BHW * (kept[place] / (1 - self.rate))
+            if dropped:
+                hidden_BHW = hidden_BHW.masked_fill(dropped[place], 0) / (1 - self.rate)
             hidden_BHW = functional.silu(layer(hidden_BHW))
         out_BHQ: Tensor = self.head(hidden_BHW)
         return out_BHQ
 
-    def _kept(self, rows: int, device: torch.device) -> list[Tensor]:
-        """Draw which units dropout keeps of what each layer reads, [B, 1, W]; none to keep all.
+    def _dropped(self, rows: int, device: torch.device) -> list[Tensor]:
+        """Draw which units dropout zeroes of what each layer reads, [B, 1, W]; none to keep all.
 
         One mask for all steps of a row (Gal & Ghahramani 2016) is H times cheaper.
         """
         if not self.training or self.rate == 0:
             return []
-        return [torch.rand((rows, 1, width), device=device) >= self.rate for width in self.widths]
+        return [torch.rand((rows, 1, width), device=device) < self.rate for width in self.widths]
 
 
 def increasing(raw_BHQ: Tensor, middle: int) -> Tensor:

@@ -88,6 +88,33 @@ class Explanation:
     """Of the L past and the H future periods, for each step; the mean over heads."""
 
 
+@dataclass(frozen=True)
+class Variables:
+    """The names of what an `Explanation` weighs, in its order."""
+
+    static: tuple[str, ...]
+    past: tuple[str, ...]
+    future: tuple[str, ...]
+
+
+def variables(encoder: Encoder) -> Variables:
+    """Name the variables of a TFT that reads by this encoder; `log_unit` is the row's own size."""
+    static, observed, known, stepped = (
+        tuple(number.name for number in numbers)
+        for numbers in (
+            (encoder.log_unit, *encoder.static_numbers),
+            encoder.observed_numbers,
+            encoder.known,
+            encoder.stepped,
+        )
+    )
+    return Variables(
+        static=static + encoder.row_categories,
+        past=observed + known + encoder.known_categories,
+        future=known + stepped + encoder.known_categories,
+    )
+
+
 class TFT(nn.Module):
     """Windows in, [B, H, Q] quantiles in units of the row out."""
 
@@ -164,8 +191,11 @@ class TFT(nn.Module):
         )
         past_BLW = past_BLW * batch.valid_BL.unsqueeze(-1)
         state = (about["state"].transpose(0, 1), about["cell"].transpose(0, 1))
-        read_BLW, state = self.encoder(past_BLW, tuple(part.contiguous() for part in state))
-        told_BHW, _ = self.decoder(future_BHW, state)
+        # In single precision: not every processor has a recurrent layer in a lower one.
+        with torch.autocast(past_BLW.device.type, enabled=False):
+            start = tuple(part.float().contiguous() for part in state)
+            read_BLW, state = self.encoder(past_BLW.float(), start)
+            told_BHW, _ = self.decoder(future_BHW.float(), state)
         out_BHQ, attention_BHT = self._fuse(
             past_BLW, future_BHW, read_BLW, told_BHW, about["enrichment"], batch.valid_BL
         )
@@ -282,9 +312,9 @@ class VariableSelection(nn.Module):
                 inner_MW = (inner_MW.view(*periods, self.width) * kept_one).flatten(0, 1)
             gated_MW = gated(inner_MW, gate.t(), gate_bias)
             said_MW = (
-                gated_MW.add_(one.given_MX)
+                gated_MW + one.given_MX
                 if one.skip_XW is None
-                else gated_MW.addmm_(one.given_MX, one.skip_XW)
+                else torch.addmm(gated_MW, one.given_MX, one.skip_XW)
             )
             said_MW = functional.layer_norm(said_MW, (self.width,), norm)
             out_MW = torch.addcmul(out_MW, weight_M1, said_MW)

@@ -95,15 +95,15 @@ class Service:
         return JSONResponse({"status": "live"})
 
     async def ready(self) -> Response:
-        """Whether the bundle is loaded and the online store answers a read."""
-        probe = self._probe.start(self._forecaster.source.read, self._table(self._history.keys[:1]))
+        """Whether the bundle is loaded, and what it forecasts from can be read."""
+        probe = self._probe.start(self._forecaster.read, self._table(self._history.keys[:1]))
         await asyncio.wait([probe])
         error = probe.exception()
         if error is not None:
             reason = str(error) if isinstance(error, FeastrainError) else type(error).__name__
             event("not_ready", error=f"{type(error).__name__}: {error}")
-            return failure(503, f"the online store does not answer: {reason}")
-        as_of = probe.result().as_of
+            return failure(503, f"not ready: {reason}")
+        as_of = probe.result()
         self.metrics.features_as_of(as_of)
         return JSONResponse({"status": "ready", "cutoff": _instant(as_of), **self._lineage})
 

@@ -10,14 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from feastrain.errors import DataError
-from feastrain.recipe import Recipe
+from feastrain.recipe import recipe_of
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from numpy.typing import NDArray
 
-    from feastrain.dataset.past import Past
     from feastrain.recipe import FeatureColumns
     from feastrain.stores.online import OnlineRows
 
@@ -32,6 +31,13 @@ class FeatureSource(Protocol):
 
     def read(self, series: pa.Table) -> OnlineRows:
         """Read the features of `series` (entity columns), in their order."""
+
+
+class PastSource(Protocol):
+    """Where the cut-offs before today's are read from."""
+
+    def of(self, series: pa.Table, as_of: datetime) -> tuple[pa.Table, pa.Table]:
+        """Return the rows of `series` before `as_of`, and what was known ahead at them."""
 
 
 class QuantileModel(Protocol):
@@ -84,14 +90,14 @@ class Forecaster:
     """A bundle and the source that feeds it."""
 
     def __init__(
-        self, bundle: QuantileModel, source: FeatureSource, past: Past | None = None
+        self, bundle: QuantileModel, source: FeatureSource, past: PastSource | None = None
     ) -> None:
         """Put them together; a bundle that looks back needs a `past`."""
         assert past is not None or not bundle.looks_back
         self.bundle = bundle
         self.source = source
         self._past = past
-        self.recipe = Recipe.model_validate(bundle.lineage["recipe"])
+        self.recipe = recipe_of(bundle.lineage)
         label_event = self.recipe.label.event
         self._event = label_event if label_event in bundle.columns.known_ahead else None
 
@@ -114,6 +120,13 @@ class Forecaster:
             read_seconds=read_seconds,
         )
 
+    def read(self, series: pa.Table) -> datetime:
+        """Read all that forecasting `series` needs, and return the cut-off that it is as of."""
+        as_of = self.source.read(series).as_of
+        if self._past is not None:
+            self._past.of(series, as_of)
+        return as_of
+
     def _quantiles(self, rows: pa.Table, online: OnlineRows) -> NDArray[np.float64]:
         if len(rows) == 0:
             return np.zeros((0, self.bundle.columns.horizon, len(self.bundle.quantiles)))
@@ -121,9 +134,9 @@ class Forecaster:
             quantiles_NHQ = self.bundle.forecast(rows, online.known)
         else:
             series = rows.select(list(self.bundle.columns.entities))
-            past = self._past.of(series, online.as_of)
-            known = pa.concat_tables([online.known, past.known], promote_options="permissive")
-            quantiles_NHQ = self.bundle.forecast(rows, known, past.rows)
+            past, known_then = self._past.of(series, online.as_of)
+            known = pa.concat_tables([online.known, known_then], promote_options="permissive")
+            quantiles_NHQ = self.bundle.forecast(rows, known, past)
         self._refuse_non_finite(rows, quantiles_NHQ)
         return quantiles_NHQ
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from feastrain.errors import DataError, InterruptedRun
-from feastrain.models.batches import in_order, shuffled, steps_per_epoch
+from feastrain.errors import DataError
+from feastrain.models.batches import in_order, rows_read, shuffled, steps_per_epoch
 from feastrain.models.losses import pinball_loss
+from feastrain.training.finite import NotFiniteError, first_bad_rows, marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
     from feastrain.recipe import Training
     from feastrain.training.distributed import Ranks
     from feastrain.training.encoding import TrainingRows
-    from feastrain.training.shutdown import StopRequest
 
-LOOK_EVERY = 16
-"""Steps between two looks at the stop flag, which ranks take together."""
 WARM_UP = 0.15
 """Share of all steps over which the learning rate rises (Smith & Topin 2018, one cycle)."""
 
@@ -40,12 +38,29 @@ class Validation:
     pinball: float
 
 
-def learning_rate(training: Training, step: int, steps: int) -> float:
-    """Return the learning rate of a step: a linear rise, then a cosine fall to nearly zero."""
-    rise = max(1, round(WARM_UP * steps))
-    if step < rise:
-        return training.learning_rate * (step + 1) / rise
-    progress = (step - rise) / max(1, steps - rise)
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    epoch: int = 0
+    """Epochs that are done."""
+    first_row: int = 0
+    """Rows of the next epoch that another number of ranks has read."""
+    step: int = 0
+    """Steps of the next epoch that are done after those."""
+    loss: float = 0.0
+    """The sum of this rank's losses over these steps."""
+
+
+def learning_rate(training: Training, done: float, total: float) -> float:
+    """Return the learning rate of the step that ends when `done` of `total` rows are read.
+
+    A linear rise, then a cosine fall to nearly zero, whatever the number of ranks.
+    """
+    rise = WARM_UP * total
+    if done < rise:
+        return training.learning_rate * done / rise
+    progress = (done - rise) / (total - rise)
     return training.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
@@ -56,57 +71,68 @@ def train_epoch(  # noqa: PLR0913 - everything an epoch touches is named
     training: Training,
     quantiles: Tensor,
     *,
-    epoch: int,
+    at: Position,
     ranks: Ranks,
-    stop: StopRequest,
+    look_every: int,
+    look: Callable[[], None],
     on_step: Callable[[int, int, float, float], None],
 ) -> float:
-    """Fit the model on every row once and return the mean loss.
+    """Fit the model on what is left of an epoch and return the mean loss.
+
+    Args:
+        model: what is fitted.
+        optimizer: of its parameters.
+        rows: to be read once each.
+        training: how.
+        quantiles: [Q], of the model's answers.
+        at: where to go on; moves with every step.
+        ranks: this one among the others.
+        look_every: how many steps lie between two calls of `look`.
+        look: called between two steps by all ranks, and may raise.
+        on_step: told of every step, of how many, the mean loss so far, and the gradient's norm.
 
     Raises:
-        InterruptedRun: a rank was asked to stop; all leave at the same step.
-        DataError: the loss or the gradient of a rank is not finite; all stop before the step.
+        NotFiniteError: the loss or the gradient of a rank is; all stop before the step.
     """
     model.train()
-    steps = steps_per_epoch(len(rows), training.batch_rows, ranks.world_size)
+    split = {"batch_rows": training.batch_rows, "world_size": ranks.world_size}
+    split["first_row"] = at.first_row
+    if len(rows) - at.first_row < ranks.world_size:
+        return at.loss
+    steps = steps_per_epoch(len(rows) - at.first_row, training.batch_rows, ranks.world_size)
     order = shuffled(
-        len(rows),
-        batch_rows=training.batch_rows,
-        seed=training.seed,
-        epoch=epoch,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
+        len(rows), **split, seed=training.seed, epoch=at.epoch, rank=ranks.rank, start_step=at.step
     )
-    summed = torch.zeros(())
-    for step, index_B in enumerate(order):
-        if step % LOOK_EVERY == 0 and ranks.any(flag=stop.received):
-            message = f"asked to stop in epoch {epoch + 1}; the same command resumes"
-            raise InterruptedRun(message)
-        rate = learning_rate(training, epoch * steps + step, training.epochs * steps)
+    for index_B in order:
+        if at.step % look_every == 0:
+            look()
+        done = at.epoch * len(rows) + rows_read(len(rows), **split, step=at.step + 1)
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = _loss(model, rows, index_B, quantiles)
+            group["lr"] = learning_rate(training, done, training.epochs * len(rows))
+        loss = _loss(model, rows, index_B, quantiles, training.precision)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward(marked(loss))  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
         # DDP averages gradients, so a number that is not finite on one rank is so on all.
         gradient_norm = norm.item()
         if not math.isfinite(gradient_norm):
-            message = (
-                f"the gradient of step {step + 1} in epoch {epoch + 1} is not finite: "
-                "lower training.learning_rate, or look for extreme labels"
-            )
-            raise DataError(message)
+            bad = first_bad_rows(model, rows, index_B, quantiles, ranks)
+            raise NotFiniteError(at.step + 1, at.epoch + 1, bad)
         optimizer.step()
-        summed += loss.detach().cpu()
-        on_step(step + 1, steps, float(summed) / (step + 1), gradient_norm)
-    return float(summed) / steps
+        at.step += 1
+        at.loss += loss.item()
+        on_step(at.step, steps, at.loss / at.step, gradient_norm)
+    return at.loss / at.step
 
 
 def validate(
     model: nn.Module, rows: TrainingRows, quantiles: Tensor, *, batch_rows: int, ranks: Ranks
 ) -> Validation:
-    """Score the model on all validation rows, each rank on its share."""
+    """Score the model on all validation rows, each rank on its share.
+
+    Raises:
+        DataError: the loss on a row of any rank is not finite.
+    """
     model.eval()
     middle = quantiles.tolist().index(0.5)
     totals = torch.zeros(3, dtype=torch.float64)
@@ -120,12 +146,23 @@ def validate(
             parts = ((error_BH * weight_BH).sum(), pinball, weight_BH.sum())
             totals += torch.stack(parts).double().cpu()
     wmae, pinball, weight = ranks.total(totals).tolist()
+    if not math.isfinite(pinball):
+        message = (
+            "the loss on the validation rows is not finite: "
+            "look for extreme labels and weights among them"
+        )
+        raise DataError(message)
     return Validation(wmae=wmae / weight, pinball=pinball / weight)
 
 
-def _loss(model: nn.Module, rows: TrainingRows, index_B: Tensor, quantiles: Tensor) -> Tensor:
+def _loss(
+    model: nn.Module, rows: TrainingRows, index_B: Tensor, quantiles: Tensor, precision: str
+) -> Tensor:
     """Return the pinball loss in the label's unit, weighted, relative to the rows' size."""
     batch, label_BH, weight_BH = rows.examples(index_B)
+    reduced = precision == "bfloat16"
+    with torch.autocast(label_BH.device.type, dtype=torch.bfloat16, enabled=reduced):
+        quantile_BHQ = model(batch).float()
     size_B1 = batch.unit_B.unsqueeze(1)
-    summed, weight = pinball_loss(label_BH, weight_BH * size_B1, model(batch), quantiles)
+    summed, weight = pinball_loss(label_BH, weight_BH * size_B1, quantile_BHQ, quantiles)
     return summed / weight.clamp(min=1e-6)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PAUSE_SECONDS = 5.2
 """Kubeflow's client drops what comes within 5 s of an update that went through."""
 SEND_SECONDS = 6.0
-"""Longest that one update may take."""
+"""How long the end waits for the last update; with all else, less than a grace period of 30 s."""
 
 
 class TrainJobProgress:
@@ -62,7 +62,7 @@ class TrainJobProgress:
                 if outcome == "finished":
                     self._tell(100, 0.0)
                 self._over.set()
-                self._thread.join(self._pause + 2 * SEND_SECONDS)
+                self._thread.join(self._pause + SEND_SECONDS)
             case _:
                 pass
 

@@ -52,7 +52,7 @@ def watching(
 
 def _watchers(about: About, settings: Settings, stack: contextlib.ExitStack) -> Iterator[Watcher]:
     if settings.metrics_port or settings.pushgateway:
-        metrics = Metrics(about, settings.restarts, settings.heartbeat_seconds)
+        metrics = Metrics(about, settings.restarts, settings.training_timeout_seconds)
         yield metrics
         if settings.metrics_port:
             stack.enter_context(serving(metrics, settings.metrics_host, settings.metrics_port))

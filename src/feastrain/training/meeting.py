@@ -1,0 +1,99 @@
+"""Where ranks meet: torchrun's store, which still answers when a collective does not."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+from feastrain.errors import BY_CODE, FeastrainError, LostRankError
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from torch.distributed.distributed_c10d import Store
+
+ROLL_CALL_SECONDS = 3.0
+"""How far apart ranks may notice that a collective has failed."""
+POLL_SECONDS = 0.02
+
+
+class Meeting:
+    """What the ranks of a run tell each other beside their collectives.
+
+    Args:
+        store: that all ranks reach; nobody else writes its keys.
+        rank: of this process.
+        world_size: how many ranks there are.
+        timeout: the longest that a rank waits for the others.
+    """
+
+    def __init__(self, store: Store, rank: int, world_size: int, timeout: timedelta) -> None:
+        self._store, self._rank, self._world_size = store, rank, world_size
+        self._seconds = timeout.total_seconds()
+
+    def share(self, topic: str, word: str) -> list[str]:
+        """Return the word of every rank, in their order.
+
+        Raises:
+            FeastrainError: a rank said nothing within the time-out; the message names it.
+        """
+        heard = self._hear(topic, word, self._seconds)
+        missing = self._missing(heard)
+        if missing:
+            message = (
+                f"{missing} of {self._world_size} did not join within {self._seconds:g} s: "
+                "see whether it was started and reaches the first rank"
+            )
+            raise self.agree(FeastrainError(message))
+        return [heard[rank] for rank in range(self._world_size)]
+
+    def agree(self, mine: FeastrainError) -> FeastrainError:
+        """Return why the run ends: what the first rank to leave said, the same for all."""
+        told = json.dumps([mine.exit_code, str(mine)])
+        try:
+            code, message = json.loads(self._store.compare_set("left", "", told))
+        except dist.DistError:  # The store went with the agent that held it.
+            return mine
+        return mine if str(mine) == message else BY_CODE[code](message)
+
+    def explain(self, failure: RuntimeError) -> FeastrainError:
+        """Return why a collective failed: what a rank said as it left, or who does not answer."""
+        try:
+            missing = self._missing(self._hear("lost", "here", ROLL_CALL_SECONDS))
+        except dist.DistError:
+            missing = ""
+        missing = missing or "a rank"
+        if "timed out" in str(failure).lower():
+            message = (
+                f"{missing} did not answer for {self._seconds:g} s; if it was only slow, raise "
+                "FEASTRAIN_TRAINING_TIMEOUT_SECONDS; the same command resumes"
+            )
+            return self.agree(FeastrainError(message))
+        return self.agree(LostRankError(f"{missing} is gone; the same command resumes"))
+
+    def _hear(self, topic: str, word: str, seconds: float) -> dict[int, str]:
+        """Say a word, and return what was said by whom when all have spoken or some left."""
+        self._store.set(f"{topic}/{self._rank}", word)
+        keys = [f"{topic}/{rank}" for rank in range(self._world_size)]
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._store.check(keys) or self._store.check(["left"]):
+                break
+            time.sleep(POLL_SECONDS)
+        return {
+            rank: self._store.get(key).decode()
+            for rank, key in enumerate(keys)
+            if self._store.check([key])
+        }
+
+    def _missing(self, heard: dict[int, str]) -> str:
+        missing = [rank for rank in range(self._world_size) if rank not in heard]
+        return named(missing) if missing else ""
+
+
+def named(ranks: list[int]) -> str:
+    """Return `rank 1`, or `ranks 1, 2`."""
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

@@ -221,6 +221,28 @@ def test_rank_that_stops_answering_ends_the_run(snapshot: Snapshot, tmp_path: Pa
 
 
 @pytest.mark.distributed
+def test_frozen_node_that_keeps_the_store_does_not_hold_up_others(
+    snapshot: Snapshot, tmp_path: Path
+) -> None:
+    """A rank whose first node stands still, store and all, says so and leaves."""
+    port, recipe = free_port(), tiny_recipe(tmp_path, 9999)
+    wait = {"FEASTRAIN_TRAINING_TIMEOUT_SECONDS": "8"}
+    with ExitStack() as stack:
+        first, second = (
+            stack.enter_context(started(agent(node, port, recipe, snapshot.path, tmp_path), **wait))
+            for node in range(2)
+        )
+        until(lambda: _saved(tmp_path), "a second checkpoint")
+        (rank,) = ranks_of(second.pid).values()
+        for pid in (first.pid, *ranks_of(first.pid).values()):
+            os.kill(pid, signal.SIGSTOP)
+        until(lambda: not Path(f"/proc/{rank}").exists(), "the end of the other rank")
+        second.kill()
+        _, told = second.communicate()
+    assert "the first node, which keeps torchrun's store, did not answer for 8 s" in told
+
+
+@pytest.mark.distributed
 def test_row_that_overflows_is_refused_by_name(tmp_path: Path) -> None:
     """A label beyond single precision ends all ranks before the step, exit 3, with its row."""
     rows, _ = tiny_tables()

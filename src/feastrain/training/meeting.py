@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
 
 import torch.distributed as dist
 
 from feastrain.errors import BY_CODE, FeastrainError, LostRankError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import timedelta
 
     from torch.distributed.distributed_c10d import Store
 
+Answer = TypeVar("Answer")
+
 ROLL_CALL_SECONDS = 3.0
 """How far apart ranks may notice that a collective has failed."""
 POLL_SECONDS = 0.02
+STORE_SECONDS = 5.0
+"""How long a store may take to answer; where its keeper is frozen, its client waits for ever."""
+KEEPER = "the first node, which keeps torchrun's store,"
 
 
 class Meeting:
@@ -54,17 +62,24 @@ class Meeting:
         """Return why the run ends: what the first rank to leave said, the same for all."""
         told = json.dumps([mine.exit_code, str(mine)])
         try:
-            code, message = json.loads(self._store.compare_set("left", "", told))
-        except dist.DistError:  # The store went with the agent that held it.
+            first = _within(STORE_SECONDS, lambda: self._store.compare_set("left", "", told))
+        except (dist.DistError, TimeoutError):  # The store went with the agent that held it.
             return mine
+        code, message = json.loads(first)
         return mine if str(mine) == message else BY_CODE[code](message)
 
     def explain(self, failure: RuntimeError) -> FeastrainError:
         """Return why a collective failed: what a rank said as it left, or who does not answer."""
         try:
-            missing = self._missing(self._hear("lost", "here", ROLL_CALL_SECONDS))
+            heard = _within(
+                ROLL_CALL_SECONDS + STORE_SECONDS,
+                lambda: self._hear("lost", "here", ROLL_CALL_SECONDS),
+            )
+            missing = self._missing(heard)
         except dist.DistError:
             missing = ""
+        except TimeoutError:
+            missing = KEEPER
         missing = missing or "a rank"
         if "timed out" in str(failure).lower():
             message = (
@@ -92,6 +107,24 @@ class Meeting:
     def _missing(self, heard: dict[int, str]) -> str:
         missing = [rank for rank in range(self._world_size) if rank not in heard]
         return named(missing) if missing else ""
+
+
+def _within(seconds: float, ask: Callable[[], Answer]) -> Answer:
+    """Return an answer that comes in time, of a call that cannot be broken off.
+
+    Raises:
+        TimeoutError: none came; the thread that asked is left behind.
+    """
+    answer: Future[Answer] = Future()
+
+    def asking() -> None:
+        try:
+            answer.set_result(ask())
+        except dist.DistError as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=asking, daemon=True).start()
+    return answer.result(seconds)
 
 
 def named(ranks: list[int]) -> str:

@@ -22,6 +22,7 @@ from feastrain.models.encoder import fit
 from feastrain.models.mlp import MLP, architecture
 from feastrain.recipe import MLPModel, load_recipe
 from feastrain.training.distributed import NO_CUDA, Ranks, settle
+from feastrain.training.encoding import Part
 from feastrain.training.finite import first_bad_rows, marked, row_names
 from feastrain.training.loop import validate
 from feastrain.training.meeting import Meeting
@@ -128,7 +129,7 @@ def test_rows_with_a_loss_that_is_not_finite_are_found(snapshot: Snapshot) -> No
     model, rows = _with_infinite_labels([7, 11, 200, 201])
     index_B = torch.tensor([201, 3, 200, 7, 5, 11])
     assert [201, 200, 7] == first_bad_rows(model, rows, index_B, QUANTILES, ALONE)
-    assert ["shop 2 at 2024-01-05 23:59"] == row_names(snapshot, [40])
+    assert ["shop 2 at 2024-01-05 23:59"] == row_names(snapshot, Part.TRAIN, [40])
 
 
 def test_validation_rows_must_have_a_finite_loss() -> None:

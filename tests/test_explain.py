@@ -16,6 +16,7 @@ from feastrain.errors import UsageError
 from feastrain.evaluation.explain import MOST_ROWS, Shares, _sample, explain
 from feastrain.evaluation.explain_page import as_page
 from feastrain.models.architecture import make_rows
+from feastrain.models.network import Network
 from feastrain.models.tft import TFT
 
 SHARES = Shares(
@@ -51,13 +52,15 @@ def test_shares_are_the_means_of_what_the_model_weighs(looking_back: Project) ->
     shares = looking_back.explain("tft", "train").shares
     bundle, snapshot = looking_back.bundle("tft"), looking_back.snapshot("tft")
     rows = snapshot.rows("train")
+    (network,) = bundle.members
+    assert isinstance(network, Network)
     windows = make_rows(
-        bundle.architecture, bundle.encoder, rows, snapshot.known(), snapshot.rows()
+        network.architecture, bundle.encoder, rows, snapshot.known(), snapshot.rows()
     )
     batch = windows.batch(torch.arange(len(rows)))
-    assert isinstance(bundle.model, TFT)
+    assert isinstance(network.module, TFT)
     with torch.inference_mode():
-        weighed = bundle.model.explain(batch)
+        weighed = network.module.explain(batch)
     there_M = batch.valid_BL.flatten().bool()
     past_V = weighed.past_BLV.flatten(0, 1)[there_M].mean(0)
     np.testing.assert_allclose(sorted(past_V.tolist()), sorted(shares.past.values()), rtol=1e-4)

@@ -11,6 +11,7 @@ from feastrain.models.bundle import load_bundle, write_bundle
 from feastrain.models.encoder import fit
 from feastrain.models.losses import pinball_loss
 from feastrain.models.mlp import MLP, architecture, increasing
+from feastrain.models.network import Network
 from feastrain.recipe import MLPModel
 from tiny_snapshot import COLUMNS, tiny_tables
 
@@ -75,7 +76,8 @@ def test_a_model_of_any_weights_never_crosses() -> None:
 def _publish(folder, metrics=None):
     made, model = _model()
     with publishing(folder / "bundle", {}) as scratch:
-        write_bundle(scratch, made, model.state_dict(), ENCODER, metrics or {}, {"snapshot": "s"})
+        network = Network.of(made, model.state_dict())
+        write_bundle(scratch, [network], ENCODER, QUANTILES, metrics or {}, {"snapshot": "s"})
     return model, folder / "bundle"
 
 

@@ -12,6 +12,7 @@ from feastrain.recipe import FeatureColumns
 
 START = datetime(2024, 1, 5, 23, 59, 59, tzinfo=UTC)
 HORIZON = 3
+TEST_WEEK = 50
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 COLUMNS = FeatureColumns(
     entities=("shop",),
@@ -38,6 +39,8 @@ features:
   repo: feature_repo
   service: tiny
   roles: {shops: observed, calendar: known_ahead}
+  stepped: [last_year]
+  label_units: [last_year]
 model: MODEL
 training: {epochs: EPOCHS, patience: 99, batch_rows: 32, learning_rate: 0.01, seed: 3, TRAINING}
 """
@@ -55,7 +58,9 @@ def tiny_tables(shops: int = 8, weeks: int = 60, seed: int = 0) -> tuple[pa.Tabl
     columns = {
         "shop": pa.array(shop + 1),
         "event_timestamp": pa.array([START + timedelta(weeks=int(w)) for w in week], TIMESTAMP),
-        "split": pa.array(np.where(week < 40, "train", np.where(week < 50, "validation", "test"))),
+        "split": pa.array(
+            np.where(week < 40, "train", np.where(week < TEST_WEEK, "validation", "test"))
+        ),
         "kind": pa.array(np.array(["small", "large"])[(size[shop] > 150).astype(int)]),
         "sold": pa.array(sales[shop, week]),
         "mean": pa.array(np.repeat(size, weeks)),
@@ -95,6 +100,7 @@ def tiny_snapshot(
         "known_features": ["calendar:season"],
         "service": "tiny",
         "periods": {"first": START.isoformat()},
+        "split": {"test": {"first_cutoff": (START + timedelta(weeks=TEST_WEEK)).isoformat()}},
     }
     with publishing(folder / name, manifest) as scratch:
         for file, table in {"known": known, "labels": labels}.items():

@@ -135,10 +135,14 @@ class Audit(Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class Network(Section):
-    """What all architectures have in common."""
+class QuantileModel(Section):
+    """What all models have in common.
 
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    `baseline` is a stepped feature in the label's unit, over which the model forecasts: it
+    learns what is left, and a row without the feature is forecast from zero.
+    """
+
+    baseline: str | None = None
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.5, 0.9)
 
     @model_validator(mode="after")
@@ -149,20 +153,22 @@ class Network(Section):
         return self
 
 
-class MLPModel(Network):
+class MLPModel(QuantileModel):
     """A multilayer perceptron shared by all steps of the horizon."""
 
     look_back: ClassVar[int] = 0
 
     kind: Literal["mlp"] = "mlp"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     hidden: tuple[Count, ...] = (128, 64)
     embedding: Count = 8
 
 
-class TFTModel(Network):
+class TFTModel(QuantileModel):
     """A Temporal Fusion Transformer that looks back on the last `context` periods."""
 
     kind: Literal["tft"]
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     context: Annotated[int, Field(ge=2)] = 52
     hidden: Count = 32
     heads: Count = 4
@@ -180,12 +186,65 @@ class TFTModel(Network):
         return self
 
 
+class TreesModel(QuantileModel):
+    """Gradient-boosted trees (LightGBM): for each quantile `seeds` boosters, averaged."""
+
+    look_back: ClassVar[int] = 0
+
+    kind: Literal["trees"]
+    rounds: Count = 500
+    """The most; the validation rows say how many are used."""
+    leaves: Annotated[int, Field(ge=2)] = 63
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    min_labels: Count = 100
+    """In a leaf."""
+    share: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Of labels and of columns, that each tree sees."""
+    seeds: Count = 1
+
+
 def _kind(model: Any) -> str:
     return str(model.get("kind", "mlp") if isinstance(model, dict) else model.kind)
 
 
+Member = Annotated[
+    Annotated[MLPModel, Tag("mlp")]
+    | Annotated[TFTModel, Tag("tft")]
+    | Annotated[TreesModel, Tag("trees")],
+    Discriminator(_kind),
+]
+
+
+class EnsembleModel(Section):
+    """Several models, trained one after the other; each quantile is the mean of theirs."""
+
+    kind: Literal["ensemble"]
+    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _members_answer_alike(self) -> Self:
+        if len({member.quantiles for member in self.members}) > 1:
+            message = "the members of an ensemble must have the same quantiles"
+            raise ValueError(message)
+        return self
+
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """Those of every member."""
+        return self.members[0].quantiles
+
+    @property
+    def look_back(self) -> int:
+        """How many cut-offs a row needs besides its own, for the member that needs most."""
+        return max(member.look_back for member in self.members)
+
+
 Model = Annotated[
-    Annotated[MLPModel, Tag("mlp")] | Annotated[TFTModel, Tag("tft")], Discriminator(_kind)
+    Annotated[MLPModel, Tag("mlp")]
+    | Annotated[TFTModel, Tag("tft")]
+    | Annotated[TreesModel, Tag("trees")]
+    | Annotated[EnsembleModel, Tag("ensemble")],
+    Discriminator(_kind),
 ]
 
 
@@ -208,6 +267,9 @@ class Training(Section):
     """Gradient checkpointing: activations are computed again in the backward pass, not kept."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass; weights and optimiser stay in single precision."""
+    refit: bool = False
+    """Whether, once the validation rows have said how long to fit, the model is fitted again
+    on every label that is known at the first test cut-off. Scores are those of the first fit."""
 
 
 OPERATIONAL = ("checkpoint_s", "restarts")
@@ -273,6 +335,31 @@ class Recipe(Section):
             )
             raise ValueError(message)
         return self
+
+    @model_validator(mode="after")
+    def _baselines_are_stepped(self) -> Self:
+        for member in self.members:
+            stem = member.baseline
+            if stem and not {stem} <= {*self.features.stepped} & {*self.features.label_units}:
+                message = (
+                    f"model.baseline is {stem!r}, which is not listed both in features.stepped "
+                    "and in features.label_units"
+                )
+                raise ValueError(message)
+        return self
+
+    @property
+    def members(self) -> tuple[MLPModel | TFTModel | TreesModel, ...]:
+        """The models to fit: of an ensemble its members, else the one there is."""
+        model = self.model
+        return model.members if isinstance(model, EnsembleModel) else (model,)
+
+    def of_member(self, number: int) -> Recipe:
+        """Return the recipe of one member alone; each starts from a seed of its own."""
+        if len(self.members) == 1:
+            return self.model_copy(update={"model": self.members[0]})
+        training = self.training.model_copy(update={"seed": self.training.seed + number})
+        return self.model_copy(update={"model": self.members[number], "training": training})
 
     @property
     def embargo(self) -> int:

@@ -18,6 +18,7 @@ from feastrain.errors import UsageError
 from feastrain.evaluation.explain_page import as_page
 from feastrain.models.architecture import make_rows
 from feastrain.models.batches import in_order
+from feastrain.models.network import Network
 from feastrain.models.tft import TFT, variables
 from feastrain.models.windows import WindowRows
 
@@ -105,16 +106,17 @@ def explain(snapshot: Snapshot, bundle: Bundle, directory: Path, part: Part = "t
         UsageError: the bundle's model is no TFT, or the part has no rows.
     """
     name = bundle.lineage["recipe"]["name"]
-    model = bundle.model
-    if not isinstance(model, TFT):
-        kind = bundle.architecture["kind"]
+    networks = [member for member in bundle.members if isinstance(member, Network)]
+    network = next((one for one in networks if isinstance(one.module, TFT)), None)
+    if network is None:
+        kind = bundle.lineage["recipe"]["model"]["kind"]
         message = f"recipe {name!r} trains a model of kind {kind}, which selects and attends to "
         message += "nothing; explain a recipe with model: {kind: tft}"
         raise UsageError(message)
     final = directory / fingerprint(FORMAT, bundle.fingerprint, part)
     cached = is_published(final)
     if not cached:
-        shares = _average(name, snapshot, bundle, model, part)
+        shares = _average(name, snapshot, bundle, network, part)
         with publishing(final, {"bundle": bundle.fingerprint, "part": part}) as scratch:
             write_json(scratch / FILE, asdict(shares))
             (scratch / PAGE).write_text(as_page(shares))
@@ -122,19 +124,20 @@ def explain(snapshot: Snapshot, bundle: Bundle, directory: Path, part: Part = "t
     return Explained(final, Shares.read(final / FILE), cached)
 
 
-def _average(name: str, snapshot: Snapshot, bundle: Bundle, model: TFT, part: Part) -> Shares:
+def _average(name: str, snapshot: Snapshot, bundle: Bundle, network: Network, part: Part) -> Shares:
     rows = _sample(snapshot.rows(part))
     if not len(rows):
         message = f"the snapshot has no {part} rows; choose another part"
         raise UsageError(message)
     known, past = snapshot.known(), snapshot.rows()
-    windows = make_rows(bundle.architecture, bundle.encoder, rows, known, past)
+    windows = make_rows(network.architecture, bundle.encoder, rows, known, past)
     assert isinstance(windows, WindowRows)
+    assert isinstance(network.module, TFT)
     total = _Sums(bundle.encoder, bundle.lineage["recipe"]["label"]["event"])
     with torch.inference_mode():
         for index in in_order(len(rows), BATCH_ROWS):
             batch = windows.batch(index)
-            total.add(model.explain(batch), batch)
+            total.add(network.module.explain(batch), batch)
     named = variables(bundle.encoder)
     return Shares(
         recipe=name,

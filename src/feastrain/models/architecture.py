@@ -1,4 +1,4 @@
-"""Every architecture by its name: how its model, and the rows it reads, are made.
+"""Every architecture of a network by its name: how its module, and the rows it reads, are made.
 
 An architecture is plain JSON values with a `kind`; it travels in the bundle.
 """
@@ -11,29 +11,32 @@ from typing import TYPE_CHECKING, Any
 from feastrain.models import mlp, tft
 from feastrain.models.batches import CPU, Rows
 from feastrain.models.windows import WindowRows
-from feastrain.recipe import MLPModel
+from feastrain.recipe import MLPModel, TFTModel
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-    from feastrain.models.encoder import Encoder
+    from feastrain.models.encoder import Encoder, Floats
     from feastrain.recipe import Recipe
 
-Model = mlp.MLP | tft.TFT
+Module = mlp.MLP | tft.TFT
 
 
 def architecture(recipe: Recipe, encoder: Encoder) -> dict[str, Any]:
-    """Return everything the recipe's model is made from, as plain JSON values."""
-    if isinstance(recipe.model, MLPModel):
-        return mlp.architecture(recipe.model, encoder)
-    frequency = recipe.frequency.total_seconds()
-    return {**tft.architecture(recipe.model, encoder), "frequency_s": frequency}
+    """Return everything the recipe's network is made from, as plain JSON values."""
+    model = recipe.model
+    if isinstance(model, MLPModel):
+        return {**mlp.architecture(model, encoder), "baseline": model.baseline}
+    assert isinstance(model, TFTModel)
+    more = {"baseline": model.baseline, "frequency_s": recipe.frequency.total_seconds()}
+    return {**tft.architecture(model, encoder), **more}
 
 
-def make_model(architecture: dict[str, Any]) -> Model:
-    """Make a model with fresh weights."""
-    content = {name: value for name, value in architecture.items() if name != "frequency_s"}
+def make_module(architecture: dict[str, Any]) -> Module:
+    """Make a module with fresh weights."""
+    about_rows = ("frequency_s", "baseline")
+    content = {name: value for name, value in architecture.items() if name not in about_rows}
     return tft.TFT(**content) if architecture["kind"] == "tft" else mlp.MLP(**content)
 
 
@@ -44,21 +47,20 @@ def make_rows(  # noqa: PLR0913 - tables by role
     known: pa.Table,
     past: pa.Table | None,
     *,
-    labelled: bool = False,
+    labels: tuple[Floats, Floats] | None = None,
     device: torch.device = CPU,
 ) -> Rows | WindowRows:
     """Encode rows as the architecture reads them.
 
     Args:
-        architecture: of the model.
+        architecture: of the network.
         encoder: fitted on training rows.
-        rows: entities, `event_timestamp` (the cut-off) and features; with labels if `labelled`.
+        rows: entities, `event_timestamp` (the cut-off) and features.
         known: known-ahead features, H rows in step order for each cut-off.
-        past: the rows of earlier cut-offs, for a model that looks back; None for none.
-        labelled: whether labels are read, too.
+        past: the rows of earlier cut-offs, for a network that looks back; None for none.
+        labels: [N, H] of the rows, as `Encoder.labels` makes them, and their weights.
         device: where the tensors lie.
     """
-    labels = encoder.labels(rows) if labelled else None
     if architecture["kind"] == "mlp":
         return Rows(encoder.encode(rows, known), labels, device)
     return WindowRows(

@@ -1,7 +1,7 @@
 """A bundle: everything that forecasting needs of a trained model, without training code.
 
-`model.safetensors`, `model.json` (architecture), `encoder.json`, `metrics.json` and
-`lineage.json`; no pickle.
+`model.json` says what the model is, and lies beside its weights; an ensemble has a folder of
+both for each member. `encoder.json`, `metrics.json` and `lineage.json`; no pickle.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
 
 from feastrain.artifacts import open_manifest, write_json
-from feastrain.models.architecture import Model, make_model, make_rows
-from feastrain.models.batches import in_order
 from feastrain.models.encoder import Encoder
+from feastrain.models.network import DESCRIPTION, Network
+from feastrain.models.trees import Trees
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from feastrain.recipe import FeatureColumns
 
-CHUNK = 8192
+    Member = Network | Trees
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,8 @@ class Bundle:
     """A trained model with the encoder it was trained with, verified when it was opened."""
 
     path: Path
-    model: Model
-    architecture: dict[str, Any]
+    members: tuple[Member, ...]
+    """The one model there is, or those of an ensemble."""
     encoder: Encoder
     metrics: dict[str, Any]
     lineage: dict[str, Any]
@@ -55,7 +54,7 @@ class Bundle:
     @property
     def looks_back(self) -> bool:
         """Whether a forecast needs the rows of earlier cut-offs."""
-        return "context" in self.architecture
+        return any(member.looks_back for member in self.members)
 
     def forecast(
         self, rows: pa.Table, known: pa.Table, past: pa.Table | None = None
@@ -69,23 +68,27 @@ class Bundle:
             past: the rows of earlier cut-offs, for a model that looks back; what is later than
                 a row's cut-off is not read.
         """
-        encoded = make_rows(self.architecture, self.encoder, rows, known, past)
-        parts = []
-        with torch.inference_mode():
-            for index in in_order(len(encoded), CHUNK):
-                batch = encoded.batch(index)
-                quantile_BHQ = self.model(batch).double()
-                parts.append((quantile_BHQ * batch.unit_B.double()[:, None, None]).numpy())
-        if not parts:
-            return np.zeros((0, self.columns.horizon, len(self.quantiles)))
-        return np.concatenate(parts)
+        return mean_forecast(self.members, self.encoder, rows, known, past)
+
+
+def mean_forecast(
+    members: Sequence[Member],
+    encoder: Encoder,
+    rows: pa.Table,
+    known: pa.Table,
+    past: pa.Table | None,
+) -> NDArray[np.float64]:
+    """Return [N, H, Q]: each quantile as the mean of its members' (Vincent 1912)."""
+    forecasts = [member.forecast(encoder, rows, known, past) for member in members]
+    mean_NHQ: NDArray[np.float64] = np.mean(forecasts, axis=0)
+    return mean_NHQ
 
 
 def write_bundle(
     directory: Path,
-    model: dict[str, Any],
-    weights: dict[str, torch.Tensor],
+    members: Sequence[Member],
     encoder: Encoder,
+    quantiles: Sequence[float],
     metrics: dict[str, Any],
     lineage: dict[str, Any],
 ) -> None:
@@ -93,14 +96,21 @@ def write_bundle(
 
     Args:
         directory: where to write.
-        model: the architecture, as `feastrain.models.architecture` gives it.
-        weights: the model's state.
+        members: the model, or those of an ensemble.
         encoder: fitted on the training rows.
+        quantiles: [Q], that every member answers.
         metrics: scores on the validation rows.
         lineage: what it was made from.
     """
-    save_file(weights, directory / "model.safetensors")
-    write_json(directory / "model.json", model)
+    if len(members) == 1:
+        members[0].write(directory)
+    else:
+        for number, member in enumerate(members):
+            folder = directory / f"member-{number}"
+            folder.mkdir()
+            member.write(folder)
+        about = {"kind": "ensemble", "members": len(members), "quantiles": list(quantiles)}
+        write_json(directory / DESCRIPTION, about)
     write_json(directory / "encoder.json", encoder.to_json())
     write_json(directory / "metrics.json", metrics)
     write_json(directory / "lineage.json", lineage)
@@ -111,21 +121,28 @@ def load_bundle(path: Path) -> Bundle:
 
     Raises:
         ArtifactError: a file is missing or damaged.
+        UsageError: its model needs a package that is not installed.
     """
     open_manifest(path)
-    content = {
-        name: json.loads((path / f"{name}.json").read_text())
+    about, encoder, metrics, lineage = (
+        json.loads((path / f"{name}.json").read_text())
         for name in ("model", "encoder", "metrics", "lineage")
-    }
-    model = make_model(content["model"])
-    model.load_state_dict(load_file(path / "model.safetensors"))
-    model.eval()
+    )
+    folders = [path]
+    if about["kind"] == "ensemble":
+        folders = [path / f"member-{number}" for number in range(about["members"])]
     return Bundle(
         path=path,
-        model=model,
-        architecture=content["model"],
-        encoder=Encoder.from_json(content["encoder"]),
-        metrics=content["metrics"],
-        lineage=content["lineage"],
-        quantiles=tuple(content["model"]["quantiles"]),
+        members=tuple(map(load_member, folders)),
+        encoder=Encoder.from_json(encoder),
+        metrics=metrics,
+        lineage=lineage,
+        quantiles=tuple(about["quantiles"]),
     )
+
+
+def load_member(directory: Path) -> Member:
+    """Read a model from its folder."""
+    about = json.loads((directory / DESCRIPTION).read_text())
+    kind = Trees if about["kind"] == "trees" else Network
+    return kind.load(directory, about)

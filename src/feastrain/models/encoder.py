@@ -108,16 +108,27 @@ class Encoder:
         known_N = np.where(np.isfinite(unit_N), np.abs(unit_N), self.unit_missing)
         return np.clip(known_N, self.unit_floor, LARGEST_UNIT)
 
-    def labels(self, rows: pa.Table) -> tuple[Floats, Floats]:
-        """Return [N, H] labels in units of their row, and weights, 0 where not observed."""
+    def labels(self, rows: pa.Table, baseline: str | None = None) -> tuple[Floats, Floats]:
+        """Return [N, H] labels in units of their row, and weights, 0 where not observed.
+
+        With the stem of a `baseline`, labels are what is left over it.
+        """
         unit_N = self.unit(rows)
         steps = range(1, self.columns.horizon + 1)
         label_NH = np.column_stack([_numbers(rows, f"label_{step}") for step in steps])
         weight_NH = np.column_stack([_numbers(rows, f"weight_{step}") for step in steps])
         seen_NH = np.isfinite(label_NH)
-        label_NH = np.where(seen_NH, label_NH, 0) / unit_N[:, None]
+        label_NH = np.where(seen_NH, label_NH - self.base(rows, baseline), 0) / unit_N[:, None]
         weight_NH = np.where(seen_NH, weight_NH, 0)
         return label_NH.astype(np.float32), weight_NH.astype(np.float32)
+
+    def base(self, rows: pa.Table, baseline: str | None) -> NDArray[np.float64]:
+        """Return [N, H] a stepped feature in the label's unit, 0 where there is none."""
+        if baseline is None:
+            return np.zeros((len(rows), self.columns.horizon))
+        steps = range(1, self.columns.horizon + 1)
+        base_NH = np.column_stack([_numbers(rows, f"{baseline}_{step}") for step in steps])
+        return np.where(np.isfinite(base_NH), base_NH, 0.0)
 
     @property
     def static_numbers(self) -> tuple[Number, ...]:

@@ -11,6 +11,8 @@ import os
 import shutil
 import warnings
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,16 +36,25 @@ if TYPE_CHECKING:
 
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.models.batches import Words
-    from feastrain.models.encoder import Encoder
+    from feastrain.models.encoder import Encoder, Floats
     from feastrain.recipe import Recipe
 
-SPLITS = ("train", "validation")
-FORMAT = 1
+FORMAT = 2
 """Of the files; another number lets no release read those of another."""
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 TrainingRows = Rows | WindowRows
+
+
+class Part(StrEnum):
+    """Rows of a snapshot to fit or to score on."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    KNOWN = "known"
+    """Rows of all cut-offs before the first that tests, with the labels known by then."""
+    NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -57,50 +68,89 @@ class Encodings:
 
 
 def encode(
-    recipe: Recipe, snapshot: Snapshot, folder: Path, device: torch.device, most_bytes: int
+    recipe: Recipe,
+    snapshot: Snapshot,
+    folder: Path,
+    device: torch.device,
+    most_bytes: int,
+    *,
+    refit: bool = False,
 ) -> Encodings:
     """Fit the encoder on the training rows, and encode them and the validation rows.
 
     Args:
-        recipe: with the model.
+        recipe: with the model, which is a network.
         snapshot: what to train on.
         folder: the run, in which rows of more than `most_bytes` are kept in files.
         device: where batches are read.
         most_bytes: the memory that this rank's rows may take.
+        refit: train on every label that is known at the first test cut-off; validate on none.
 
     Raises:
         FeastrainError: the files cannot be written.
         ArtifactError: a file that was written earlier is damaged.
     """
-    known = snapshot.known()
-    training = SplitColumns(snapshot, "train")
-    encoder = encoders.fit(snapshot.columns, training, _known_of(training, known))
+    known, encoder = snapshot.known(), fit_encoder(snapshot)
     made = architecture(recipe, encoder)
+    labelled = Labelled(recipe, snapshot, encoder)
+    parts = (Part.KNOWN, Part.NONE) if refit else (Part.TRAIN, Part.VALIDATION)
     if recipe.model.look_back:
         past = snapshot.rows()
-        return Encodings(
-            encoder,
-            made,
-            *(
-                make_rows(
-                    made, encoder, snapshot.rows(split), known, past, labelled=True, device=device
-                )
-                for split in SPLITS
-            ),
+        train, validation = (
+            make_rows(made, encoder, rows, known, past, labels=labels, device=device)
+            for part in parts
+            for rows, labels in [labelled.all(part)]
         )
+        return Encodings(encoder, made, train, validation)
     none = next(snapshot.parts()).slice(0, 0)
-    shapes, width = encoder.encode(none, known), _words(encoder, none, known).shape[1]
-    counts = {split: len(SplitColumns(snapshot, split)) for split in SPLITS}
+    shapes = encoder.encode(none, known)
+    width = row_words(shapes, encoder.labels(none)).shape[1]
+    counts = {part: len(PartColumns(snapshot, part)) for part in parts}
     if _fits(sum(counts.values()) * width * 4, device, most_bytes):
         words = {
-            split: _held(_blocks(snapshot, split, encoder, known), counts[split], width).to(device)
-            for split in SPLITS
+            part: _held(_blocks(labelled, part, known), counts[part], width).to(device)
+            for part in parts
         }
     else:
-        files = _files(snapshot, folder, encoder, known)
-        words = {split: _mapped(files / split, counts[split], width) for split in SPLITS}
-    train, validation = (Rows(shapes, device=device, words_NW=words[split]) for split in SPLITS)
+        files = _files(labelled, parts, folder, known)
+        words = {part: _mapped(files / part, counts[part], width) for part in parts}
+    train, validation = (Rows(shapes, device=device, words_NW=words[part]) for part in parts)
     return Encodings(encoder, made, train, validation)
+
+
+def fit_encoder(snapshot: Snapshot) -> Encoder:
+    """Fit the encoder on the training rows."""
+    training = PartColumns(snapshot, Part.TRAIN)
+    return encoders.fit(snapshot.columns, training, _known_of(training, snapshot.known()))
+
+
+class Labelled:
+    """The rows of a snapshot by part, with what a model learns of them."""
+
+    def __init__(self, recipe: Recipe, snapshot: Snapshot, encoder: Encoder) -> None:
+        (self._model,) = recipe.members
+        self._frequency = np.timedelta64(recipe.frequency, "us")
+        self.snapshot, self.encoder = snapshot, encoder
+
+    @property
+    def baseline(self) -> str | None:
+        """What the labels are left over."""
+        return self._model.baseline
+
+    def of(self, rows: pa.Table, part: Part) -> tuple[pa.Table, tuple[Floats, Floats]]:
+        """Return those of the rows that belong to a part, and their labels and weights."""
+        rows = rows.filter(_chosen(self.snapshot, rows, part))
+        label_NH, weight_NH = self.encoder.labels(rows, self.baseline)
+        if part is Part.KNOWN:
+            cutoff_N = rows["event_timestamp"].to_numpy().astype("datetime64[us]")
+            step_H = np.arange(1, label_NH.shape[1] + 1)
+            closes_NH = cutoff_N[:, None] + step_H * self._frequency
+            weight_NH = np.where(closes_NH <= _first_test(self.snapshot), weight_NH, 0)
+        return rows, (label_NH, weight_NH.astype(np.float32))
+
+    def all(self, part: Part) -> tuple[pa.Table, tuple[Floats, Floats]]:
+        """Return all rows of a part, and their labels and weights."""
+        return self.of(self.snapshot.rows(), part)
 
 
 def memory_share() -> int:
@@ -129,12 +179,13 @@ def _fits(size: int, device: torch.device, most_bytes: int) -> bool:
     return size <= most_bytes
 
 
-class SplitColumns:
-    """The rows of one part of the split, as a table that reads a column when it is asked for."""
+class PartColumns:
+    """The rows of one part, as a table that reads a column when it is asked for."""
 
-    def __init__(self, snapshot: Snapshot, split: str) -> None:
+    def __init__(self, snapshot: Snapshot, part: Part) -> None:
         self._snapshot = snapshot
-        self._chosen = [pc.equal(part["split"], split) for part in snapshot.parts(["split"])]
+        read = snapshot.parts(["split", "event_timestamp"])
+        self._chosen = [_chosen(snapshot, rows, part) for rows in read]
 
     def __len__(self) -> int:
         return sum(pc.sum(chosen).as_py() or 0 for chosen in self._chosen)
@@ -145,20 +196,31 @@ class SplitColumns:
         return pa.concat_tables([part.filter(chosen) for part, chosen in parts])[name]
 
 
-def _known_of(rows: SplitColumns, known: pa.Table) -> pa.Table:
+def _chosen(snapshot: Snapshot, rows: pa.Table, part: Part) -> pa.ChunkedArray:
+    """Return [N] whether a row belongs to a part."""
+    if part is not Part.KNOWN:
+        return pc.equal(rows["split"], part.value)
+    first = pa.scalar(_first_test(snapshot).item()).cast(rows["event_timestamp"].type)
+    return pc.less(rows["event_timestamp"], first)
+
+
+def _first_test(snapshot: Snapshot) -> np.datetime64:
+    """Return the first cut-off that tests."""
+    moment = datetime.fromisoformat(snapshot.manifest["split"]["test"]["first_cutoff"])
+    return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us")
+
+
+def _known_of(rows: PartColumns, known: pa.Table) -> pa.Table:
     """Return the known-ahead rows of the cut-offs in `rows` alone."""
     cutoffs = pc.unique(rows["event_timestamp"])
     return known.filter(pc.is_in(known["event_timestamp"], value_set=cutoffs))
 
 
-def _words(encoder: Encoder, rows: pa.Table, known: pa.Table) -> Words:
-    return row_words(encoder.encode(rows, known), encoder.labels(rows))
-
-
-def _blocks(snapshot: Snapshot, split: str, encoder: Encoder, known: pa.Table) -> Iterator[Words]:
-    """Yield [n, W]: the rows of one part of the split, a part of the snapshot at a time."""
-    for part in snapshot.parts():
-        yield _words(encoder, part.filter(pc.equal(part["split"], split)), known)
+def _blocks(labelled: Labelled, part: Part, known: pa.Table) -> Iterator[Words]:
+    """Yield [n, W]: the rows of one part, a part of the snapshot at a time."""
+    for table in labelled.snapshot.parts():
+        rows, labels = labelled.of(table, part)
+        yield row_words(labelled.encoder.encode(rows, known), labels)
 
 
 def _held(blocks: Iterator[Words], count: int, width: int) -> Tensor:
@@ -170,15 +232,16 @@ def _held(blocks: Iterator[Words], count: int, width: int) -> Tensor:
     return torch.from_numpy(words_NW)
 
 
-def _files(snapshot: Snapshot, folder: Path, encoder: Encoder, known: pa.Table) -> Path:
+def _files(labelled: Labelled, parts: tuple[Part, ...], folder: Path, known: pa.Table) -> Path:
     """Return the folder of files of encoded rows; the first rank that asks makes it."""
-    final = folder / f"encoded-{fingerprint(FORMAT, snapshot.fingerprint, encoder.to_json())}"
+    made_of = [labelled.snapshot.fingerprint, labelled.encoder.to_json(), labelled.baseline, parts]
+    final = folder / f"encoded-{fingerprint(FORMAT, *made_of)}"
     with locked(folder / "encoded.lock"):
         if not is_published(final):
             for killed in folder.glob(".encoded-*"):
                 shutil.rmtree(killed)
             try:
-                _write(final, snapshot, encoder, known)
+                _write(final, labelled, parts, known)
             except OSError as error:
                 message = (
                     f"the encoded rows cannot be written to {folder} ({error}); make room, "
@@ -189,11 +252,11 @@ def _files(snapshot: Snapshot, folder: Path, encoder: Encoder, known: pa.Table) 
     return final
 
 
-def _write(final: Path, snapshot: Snapshot, encoder: Encoder, known: pa.Table) -> None:
+def _write(final: Path, labelled: Labelled, parts: tuple[Part, ...], known: pa.Table) -> None:
     with publishing(final, {}) as scratch:
-        for split in SPLITS:
-            with (scratch / split).open("wb") as file:
-                for block in _blocks(snapshot, split, encoder, known):
+        for part in parts:
+            with (scratch / part).open("wb") as file:
+                for block in _blocks(labelled, part, known):
                     block.tofile(file)
 
 

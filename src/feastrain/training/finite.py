@@ -6,11 +6,11 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from feastrain.errors import DataError
 from feastrain.models.losses import pinball_loss
+from feastrain.training.encoding import PartColumns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.training.distributed import Ranks
-    from feastrain.training.encoding import TrainingRows
+    from feastrain.training.encoding import Part, TrainingRows
 
 MOST = 3
 """Most rows that are named."""
@@ -79,8 +79,8 @@ def first_bad_rows(
 
 
 @contextlib.contextmanager
-def naming_rows(snapshot: Snapshot) -> Iterator[None]:
-    """Name the rows of a `NotFiniteError` by entities and cut-off.
+def naming_rows(snapshot: Snapshot, part: Part) -> Iterator[None]:
+    """Name the rows of a `NotFiniteError`, which count those of a part, by entities and cut-off.
 
     Raises:
         DataError: in its place.
@@ -88,14 +88,14 @@ def naming_rows(snapshot: Snapshot) -> Iterator[None]:
     try:
         yield
     except NotFiniteError as error:
-        raise DataError(error.told(row_names(snapshot, error.rows))) from error
+        raise DataError(error.told(row_names(snapshot, part, error.rows))) from error
 
 
-def row_names(snapshot: Snapshot, rows: list[int]) -> list[str]:
-    """Return training rows by their entities and cut-off: `shop 3 at 2024-05-03 23:59`."""
-    entities = snapshot.columns.entities
-    table = pa.concat_tables(snapshot.parts([*entities, "event_timestamp", "split"]))
-    found = table.filter(pc.equal(table["split"], "train")).take(rows).to_pylist()
+def row_names(snapshot: Snapshot, part: Part, rows: list[int]) -> list[str]:
+    """Return rows of a part by their entities and cut-off: `shop 3 at 2024-05-03 23:59`."""
+    columns, entities = PartColumns(snapshot, part), snapshot.columns.entities
+    names = [*entities, "event_timestamp"]
+    found = pa.table({name: columns[name].take(rows) for name in names}).to_pylist()
     return [
         f"{' '.join(f'{name} {row[name]}' for name in entities)} at "
         f"{row['event_timestamp']:%Y-%m-%d %H:%M}"

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from feastrain.artifacts import fingerprint
 from feastrain.errors import FeastrainError, InterruptedRun
-from feastrain.models.architecture import make_model
+from feastrain.models.architecture import make_module
 from feastrain.models.batches import rows_read
 from feastrain.telemetry import say
 from feastrain.training.checkpoint import Checkpoint
@@ -36,8 +36,17 @@ model that looks back takes long enough to look at each."""
 class Fit:
     """A model that is being fitted on one rank, between two steps."""
 
-    def __init__(self, recipe: Recipe, snapshot: Snapshot, encoded: Encodings, here: Ranks) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        snapshot: Snapshot,
+        encoded: Encodings,
+        here: Ranks,
+        epochs_before: int = 0,
+    ) -> None:
+        """Begin a fit; `epochs_before` is how many of other fits the run has had."""
         self.recipe, self.encoded, self.here = recipe, encoded, here
+        self._epochs_before = epochs_before
         self.identity = {
             "recipe": fingerprint(recipe.training_section()),
             "snapshot": snapshot.fingerprint,
@@ -45,7 +54,7 @@ class Fit:
         self.layout = {"world_size": here.world_size, "threads": torch.get_num_threads()}
         training = recipe.training
         torch.manual_seed(training.seed)
-        self.model = make_model(encoded.architecture).to(here.device)
+        self.model = make_module(encoded.architecture).to(here.device)
         self.model.recompute = training.recompute
         self.parallel: nn.Module = self.model
         if here.world_size > 1:
@@ -63,6 +72,7 @@ class Fit:
         self.epochs_without_gain = 0
         self.best_wmae = float("inf")
         self.best_pinball = float("inf")
+        self.best_epoch = 0
         self.best_weights = self._weights()
         self._saved_at = time.monotonic()
 
@@ -85,7 +95,7 @@ class Fit:
             FeastrainError: a checkpoint cannot be written.
             DataError: a loss is not finite.
         """
-        observer.on_epoch_start(self.at.epoch + 1, len(self.encoded.train))
+        observer.on_epoch_start(self._epochs_before + self.at.epoch + 1, len(self.encoded.train))
         loss = train_epoch(
             self.parallel,
             self.optimizer,
@@ -98,15 +108,22 @@ class Fit:
             look=lambda: self._look(stop, saver),
             on_step=observer.on_step,
         )
-        score = validate(
+        score = self._score()
+        self._save(saver, best=self._remember(score))
+        if score is not None:
+            observer.on_epoch(loss, score)
+
+    def _score(self) -> Validation | None:
+        """Score the epoch's weights, where there is something to score them on."""
+        if not len(self.encoded.validation):
+            return None
+        return validate(
             self.model,
             self.encoded.validation,
             self.quantiles,
             batch_rows=self.recipe.training.batch_rows * 8,
             ranks=self.here,
         )
-        self._save(saver, best=self._remember(score))
-        observer.on_epoch(loss, score)
 
     def _look(self, stop: StopRequest, saver: Saver) -> None:
         """Save where it is time to, and leave where a rank was asked to; all ranks at once."""
@@ -128,13 +145,15 @@ class Fit:
             saver.save(self._checkpoint(random), best=best)
         self._saved_at = time.monotonic()
 
-    def _remember(self, score: Validation) -> bool:
-        """Count the epoch, and return whether its weights are the best so far."""
+    def _remember(self, score: Validation | None) -> bool:
+        """Count the epoch, and return whether its weights are the best so far; unscored, always."""
         self.at = Position(epoch=self.at.epoch + 1)
-        if score.pinball >= self.best_pinball:
-            self.epochs_without_gain += 1
-            return False
-        self.best_pinball, self.best_wmae = score.pinball, score.wmae
+        if score is not None:
+            if score.pinball >= self.best_pinball:
+                self.epochs_without_gain += 1
+                return False
+            self.best_pinball, self.best_wmae = score.pinball, score.wmae
+        self.best_epoch = self.at.epoch
         self.best_weights = self._weights()
         self.epochs_without_gain = 0
         return True
@@ -155,6 +174,7 @@ class Fit:
             "epochs_without_gain": self.epochs_without_gain,
             "best_wmae": self.best_wmae,
             "best_pinball": self.best_pinball,
+            "best_epoch": self.best_epoch,
         }
         return Checkpoint(tensors, state)
 
@@ -178,6 +198,7 @@ class Fit:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         self.epochs_without_gain = state["epochs_without_gain"]
         self.best_wmae, self.best_pinball = state["best_wmae"], state["best_pinball"]
+        self.best_epoch = state["best_epoch"]
         self.at = Position(**state["position"])
         if state["layout"] == self.layout:
             _set_random_state(earlier.tensors[f"random.{self.here.rank}"], self.here.device)

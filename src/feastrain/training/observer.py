@@ -42,6 +42,13 @@ class About:
     fresh: bool
 
     @property
+    def epochs(self) -> int:
+        """The most that all networks of the recipe are fitted for."""
+        networks = [member for member in self.recipe.members if member.kind != "trees"]
+        training = self.recipe.training
+        return training.epochs * len(networks) * (1 + training.refit)
+
+    @property
     def name(self) -> str:
         """The fingerprint of the run."""
         return self.folder.name

@@ -13,26 +13,27 @@ import contextlib
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from feastrain.artifacts import publishing
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import FeastrainError
-from feastrain.models.bundle import write_bundle
+from feastrain.models.bundle import mean_forecast, write_bundle
 from feastrain.recipe import Recipe, load_recipe
 from feastrain.settings import Settings, load_settings
 from feastrain.telemetry import Stage, say, stage
-from feastrain.training import checkpoint as checkpoints
-from feastrain.training.checkpoint import Saver
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
-from feastrain.training.encoding import encode, memory_share
-from feastrain.training.finite import naming_rows
-from feastrain.training.fit import Fit
+from feastrain.training.members import Members, discard
 from feastrain.training.observer import About
 from feastrain.training.shutdown import StopRequest, listening
 from feastrain.training.watching import watching
 from feastrain.version import __version__
+
+if TYPE_CHECKING:
+    from feastrain.models.encoder import Encoder
 
 FAILURE = "failure.txt"
 """Where rank 0's launcher finds the one line that a failing rank had to say."""
@@ -61,57 +62,55 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
         settings: who watches the run.
         fresh: ignore earlier checkpoints.
     """
-    encoded = encode(recipe, snapshot, folder, here.device, memory_share())
-    fit = Fit(recipe, snapshot, encoded, here)
     if fresh and here.leads:
-        checkpoints.discard(folder)
-    earlier = None if fresh else checkpoints.newest(folder, fit.identity)
-    if earlier is not None:
-        fit.restore(earlier)
-    with stage("fit") if here.leads else contextlib.nullcontext(Stage("fit")) as progress:
-        if earlier is not None:
-            told = {key: earlier.state[key] for key in ("epochs_done", "row")}
-            progress.tell("resumed", **told)
-        about = About(recipe, snapshot, folder, bundle, here.world_size, fresh)
-        best = earlier.best_file if earlier else None
-        with watching(about, settings, progress, leads=here.leads) as observer:
-            with Saver(folder, observer.on_checkpoint, best) as saver:
-                while not fit.finished:
-                    fit.epoch(stop, observer, saver)
-            if here.leads:
-                publish(fit, snapshot, bundle)
-        progress.made(epochs=fit.at.epoch, validation_wmae=round(fit.best_wmae, 2))
+        discard(folder)
     here.wait()
+    with stage("fit") if here.leads else contextlib.nullcontext(Stage("fit")) as progress:
+        about = About(recipe, snapshot, folder, bundle, here.world_size, fresh)
+        with watching(about, settings, progress, leads=here.leads) as observer:
+            members = Members(recipe, snapshot, folder, here, stop, observer, progress)
+            encoder = members.fit()
+            if here.leads:
+                scores = publish(members, encoder, bundle)
+                progress.made(epochs=members.epochs, validation_wmae=scores["validation_wmae"])
+        here.wait()
 
 
-def publish(fit: Fit, snapshot: Snapshot, bundle: Path) -> None:
-    """Publish the best weights with the encoder, the scores and where it all came from."""
+def publish(members: Members, encoder: Encoder, bundle: Path) -> dict[str, float]:
+    """Publish what was fitted with the encoder, the scores and where it all came from."""
+    recipe, snapshot = members.recipe, members.snapshot
     manifest = snapshot.manifest
     lineage = {
         "snapshot": snapshot.fingerprint,
-        "recipe": fit.recipe.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
         "row_features": manifest["row_features"],
         "known_features": manifest["known_features"],
         "service": manifest["service"],
         "first_period": manifest["periods"]["first"],
         "feastrain": __version__,
         "torch": torch.__version__,
-        "world_size": fit.here.world_size,
+        "world_size": members.here.world_size,
     }
-    metrics = {
-        "epochs": fit.at.epoch,
-        "validation_wmae": fit.best_wmae,
-        "validation_pinball": fit.best_pinball,
-    }
+    metrics = {"epochs": members.epochs, **_scores(members, encoder)}
     with publishing(bundle, {}) as scratch:
-        write_bundle(
-            scratch,
-            fit.encoded.architecture,
-            fit.best_weights,
-            fit.encoded.encoder,
-            metrics,
-            lineage,
-        )
+        quantiles = recipe.model.quantiles
+        write_bundle(scratch, members.final, encoder, quantiles, metrics, lineage)
+    return metrics
+
+
+def _scores(members: Members, encoder: Encoder) -> dict[str, float]:
+    """Return how good the models are on the validation rows, which they did not see."""
+    snapshot, quantiles = members.snapshot, members.recipe.model.quantiles
+    rows = snapshot.rows("validation")
+    forecast_NHQ = mean_forecast(members.scored, encoder, rows, snapshot.known(), snapshot.rows())
+    label_NH, weight_NH = encoder.labels(rows)
+    error_NHQ = (label_NH * encoder.unit(rows)[:, None])[:, :, None] - forecast_NHQ
+    level_Q = np.asarray(quantiles)
+    pinball_NHQ = np.maximum(level_Q * error_NHQ, (level_Q - 1) * error_NHQ)
+    middle, weight = quantiles.index(0.5), weight_NH.sum()
+    wmae = (weight_NH * np.abs(error_NHQ[:, :, middle])).sum() / weight
+    pinball = (weight_NH * pinball_NHQ.mean(axis=2)).sum() / weight
+    return {"validation_wmae": round(float(wmae), 4), "validation_pinball": float(pinball)}
 
 
 def main() -> None:
@@ -128,7 +127,7 @@ def main() -> None:
         recipe, snapshot = load_recipe(asked.recipe), Snapshot.open(asked.snapshot)
         settings = load_settings()
         timeout = timedelta(seconds=settings.training_timeout_seconds)
-        with ranks(timeout) as here, naming_rows(snapshot), listening() as stop:
+        with ranks(timeout) as here, listening() as stop:
             paths = asked.folder, asked.bundle
             run(recipe, snapshot, *paths, here, stop, settings=settings, fresh=asked.fresh)
     except FeastrainError as error:

@@ -33,7 +33,7 @@ def watching(
     Raises:
         UsageError: a setting asks for what cannot be had: a port, a package.
     """
-    epochs = about.recipe.training.epochs
+    epochs = about.epochs
     if not leads:
         yield Observer(epochs)
         return

@@ -1,0 +1,114 @@
+"""Trees, fitted: every rank fits its share of the boosters, and finds again what was finished.
+
+A booster is small and fitted in one go: it is written under its name when it is done, and a run
+that goes on fits those that are missing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from feastrain.errors import InterruptedRun
+from feastrain.models.trees import (
+    Examples,
+    Trees,
+    about_trees,
+    boost,
+    booster_name,
+    categories_of,
+    parameters,
+    require_trees,
+)
+from feastrain.recipe import TreesModel
+from feastrain.training.encoding import Labelled, Part, fit_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import lightgbm
+
+    from feastrain.dataset.snapshot import Snapshot
+    from feastrain.recipe import Recipe
+    from feastrain.training.distributed import Ranks
+    from feastrain.training.shutdown import StopRequest
+
+
+class Boosting:
+    """The trees of one recipe, as one rank fits them."""
+
+    def __init__(
+        self, recipe: Recipe, snapshot: Snapshot, folder: Path, here: Ranks, stop: StopRequest
+    ) -> None:
+        """Prepare to fit into `folder`, which all ranks share.
+
+        Raises:
+            UsageError: LightGBM is not installed.
+        """
+        require_trees()
+        assert isinstance(recipe.model, TreesModel)
+        self._model, self._seed = recipe.model, recipe.training.seed
+        self._folder, self._here, self._stop = folder, here, stop
+        self.encoder = fit_encoder(snapshot)
+        self._labelled = Labelled(recipe, snapshot, self.encoder)
+
+    def fit(self) -> Trees:
+        """Fit every booster for as many rounds as the validation rows gain from.
+
+        Raises:
+            InterruptedRun: this rank was asked to stop; finished boosters are kept.
+        """
+        return self._all(self._folder, None)
+
+    def refit(self, trees: Trees) -> Trees:
+        """Fit them again, for as many rounds, on all that is known at the first test cut-off."""
+        return self._all(self._folder / "refit", trees)
+
+    def _all(self, folder: Path, earlier: Trees | None) -> Trees:
+        folder.mkdir(exist_ok=True)
+        missing = [job for job in self._mine() if not (folder / booster_name(*job)).is_file()]
+        if missing:
+            fitted, stopping = self._datasets(refit=earlier is not None)
+            for place, seed in missing:
+                rounds = self._model.rounds
+                if earlier is not None:
+                    rounds = max(1, earlier.boosters[place][seed].num_trees())
+                settings = parameters(
+                    self._model, self._model.quantiles[place], self._seed * 1_000 + seed
+                ) | {"num_threads": torch.get_num_threads()}
+                booster = boost(settings, rounds, fitted, stopping, self._look)
+                scratch = folder / f".{booster_name(place, seed)}"
+                booster.save_model(scratch)
+                scratch.rename(folder / booster_name(place, seed))
+        self._here.wait()
+        return Trees.load(folder, about_trees(self._model))
+
+    def _mine(self) -> Iterator[tuple[int, int]]:
+        """Yield (quantile, seed) of this rank's share of the boosters."""
+        jobs = [
+            (place, seed)
+            for seed in range(self._model.seeds)
+            for place in range(len(self._model.quantiles))
+        ]
+        yield from jobs[self._here.rank :: self._here.world_size]
+
+    def _datasets(self, *, refit: bool) -> tuple[lightgbm.Dataset, lightgbm.Dataset | None]:
+        fitted = self._dataset(Part.KNOWN if refit else Part.TRAIN)
+        if refit:
+            return fitted, None
+        stopping = self._dataset(Part.VALIDATION)
+        stopping.reference = fitted
+        return fitted, stopping
+
+    def _dataset(self, part: Part) -> lightgbm.Dataset:
+        rows, labels = self._labelled.all(part)
+        known = self._labelled.snapshot.known()
+        examples = Examples.of(self.encoder, rows, known, labels)
+        return examples.dataset(categories_of(self.encoder))
+
+    def _look(self, done: int) -> None:
+        if self._stop.received:
+            message = f"asked to stop in round {done} of a booster; the same command resumes"
+            raise InterruptedRun(message)

@@ -1,0 +1,156 @@
+"""Trees and ensembles: trained as a network is, and one bundle in the end."""
+
+import os
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from feastrain.dataset.snapshot import Snapshot
+from feastrain.errors import RecipeError
+from feastrain.jobs.train import train
+from feastrain.models.bundle import Bundle, load_bundle
+from feastrain.models.network import Network
+from feastrain.models.trees import Trees
+from feastrain.recipe import load_recipe
+from feastrain.training.encoding import Labelled, Part, fit_encoder
+from gangs import launcher, started, until
+from tiny_snapshot import MLP, START, TEST_WEEK, TFT, tiny_recipe, tiny_snapshot
+
+TREES = "{kind: trees, rounds: 60, leaves: 7, min_labels: 5, baseline: last_year}"
+ENSEMBLE = f"{{kind: ensemble, members: [{MLP}, {TFT}, {TREES}]}}"
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    return tiny_snapshot(tmp_path_factory.mktemp("snapshots"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, snapshot: Snapshot) -> Path:
+    """The artifacts of an ensemble that was fitted again on all that is known."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    recipe = tiny_recipe(folder, 2, ENSEMBLE, "processes: 2, refit: true")
+    train(recipe, snapshot, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Path) -> Bundle:
+    return load_bundle((run / "bundles" / "tiny").resolve())
+
+
+def _forecast(bundle: Bundle, snapshot: Snapshot) -> np.ndarray:
+    return bundle.forecast(snapshot.rows("test"), snapshot.known(), snapshot.rows())
+
+
+def test_ensemble_forecasts_the_mean_of_its_members(bundle: Bundle, snapshot: Snapshot) -> None:
+    """A quantile is the mean of the members' quantiles, and quantiles do not cross."""
+    given = snapshot.rows("test"), snapshot.known(), snapshot.rows()
+    parts = [member.forecast(bundle.encoder, *given) for member in bundle.members]
+    forecast_NHQ = _forecast(bundle, snapshot)
+    assert [Network, Network, Trees] == [type(member) for member in bundle.members]
+    np.testing.assert_allclose(np.mean(parts, axis=0), forecast_NHQ)
+    assert (np.diff(forecast_NHQ, axis=2) >= 0).all()
+    assert bundle.looks_back
+
+
+def test_models_are_fitted_again_on_what_is_known(run: Path, bundle: Bundle) -> None:
+    """Trees have the rounds of the first fit, networks its best number of epochs."""
+    (folder,) = (run / "runs").glob("*/member-2")
+    first = Trees.load(folder, bundle.members[2].about)
+    rounds = [
+        [booster.num_trees() for (booster,) in trees.boosters] for trees in (first, again(bundle))
+    ]
+    assert rounds[0] == rounds[1]
+    texts = [
+        booster.model_to_string()
+        for trees in (first, again(bundle))
+        for (booster,) in trees.boosters
+    ]
+    assert len(texts) == len(set(texts))
+    assert 3 <= bundle.metrics["epochs"] <= 8
+
+
+def again(bundle: Bundle) -> Trees:
+    trees = bundle.members[2]
+    assert isinstance(trees, Trees)
+    return trees
+
+
+def test_known_labels_are_those_that_closed_by_the_first_test_cutoff(snapshot: Snapshot) -> None:
+    """Rows before it are all there; a label that closes later weighs nothing."""
+    recipe = load_recipe(tiny_recipe(Path(snapshot.path.parent)))
+    encoder = fit_encoder(snapshot)
+    rows, (_, weight_NH) = Labelled(recipe, snapshot, encoder).all(Part.KNOWN)
+    _, everything_NH = encoder.labels(rows)
+    first = START + timedelta(weeks=TEST_WEEK)
+    cutoffs = rows["event_timestamp"].to_pylist()
+    closes_NH = np.array([[c + timedelta(weeks=h) for h in (1, 2, 3)] for c in cutoffs])
+    assert 8 * TEST_WEEK == len(rows)
+    np.testing.assert_array_equal(np.where(closes_NH <= first, everything_NH, 0), weight_NH)
+    assert 0 < (weight_NH == 0).sum() < weight_NH.size
+
+
+def test_labels_over_a_baseline_come_back(snapshot: Snapshot) -> None:
+    """What is left over the baseline and the baseline are the label."""
+    encoder, rows = fit_encoder(snapshot), snapshot.rows("train")
+    left_NH, weight_NH = encoder.labels(rows, "last_year")
+    label_NH, _ = encoder.labels(rows)
+    unit_N1 = encoder.unit(rows)[:, None]
+    back_NH = left_NH * unit_N1 + encoder.base(rows, "last_year")
+    seen = weight_NH > 0
+    np.testing.assert_allclose((label_NH * unit_N1)[seen], back_NH[seen], rtol=1e-4)
+
+
+def test_network_forecasts_over_its_baseline(bundle: Bundle, snapshot: Snapshot) -> None:
+    """With weights that say nothing, the median is the baseline itself."""
+    network = bundle.members[0]
+    assert isinstance(network, Network)
+    silent = Network.of(
+        network.architecture | {"baseline": "last_year"},
+        {name: torch.zeros_like(one) for name, one in network.module.state_dict().items()},
+    )
+    rows = snapshot.rows("test")
+    forecast_NHQ = silent.forecast(bundle.encoder, rows, snapshot.known(), None)
+    np.testing.assert_allclose(bundle.encoder.base(rows, "last_year"), forecast_NHQ[:, :, 1])
+
+
+def test_killed_trees_go_on_and_end_the_same(snapshot: Snapshot, tmp_path: Path) -> None:
+    """Boosters that were finished are not fitted again, and the bundle is byte for byte equal."""
+    bundles = []
+    for killed in (False, True):
+        folder = tmp_path / str(killed)
+        folder.mkdir()
+        recipe = tiny_recipe(folder, 1, TREES.replace("rounds: 60", "rounds: 400"))
+        command = launcher(recipe, snapshot.path, folder)
+        if killed:
+            with started(command) as process:
+                until(lambda here=folder: list(here.glob("runs/*/trees-*.txt")), "a booster")
+                os.kill(process.pid, signal.SIGKILL)
+        bundles.append(train(recipe, snapshot, folder).path)
+    one, other = (
+        {path.name: path.read_bytes() for path in bundle.glob("trees-*.txt")} for bundle in bundles
+    )
+    assert 3 == len(one)
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("{kind: trees, baseline: sold}", "model.baseline is 'sold', which is not listed both"),
+        (
+            "{kind: ensemble, members: [{kind: mlp}, {kind: trees, quantiles: [0.5]}]}",
+            "the members of an ensemble must have the same quantiles",
+        ),
+        ("{kind: ensemble, members: []}", "model.ensemble.members"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(tmp_path: Path, model: str, told: str) -> None:
+    """One line says what is wrong."""
+    with pytest.raises(RecipeError, match=told.replace("[", r"\[")):
+        load_recipe(tiny_recipe(tmp_path, 1, model))

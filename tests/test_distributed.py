@@ -239,7 +239,7 @@ def test_frozen_node_that_keeps_the_store_does_not_hold_up_others(
             os.kill(pid, signal.SIGSTOP)
         until(lambda: not Path(f"/proc/{rank}").exists(), "the end of the other rank")
         second.kill()
-        _, told = second.communicate()
+        _, told = second.communicate(timeout=60)
     assert "the first node, which keeps torchrun's store, did not answer for 8 s" in told
 
 

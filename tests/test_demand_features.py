@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feastrain.dataset.transform import run_transform
+from feastrain.dataset.transform import Steps, run_transform
 from feastrain.errors import DataError
 from kaggle_tables import TEMPLATE
 
@@ -50,7 +50,9 @@ def engineered(raw: Tables) -> Tables:
         outputs.mkdir()
         for name, table in raw.items():
             table.to_parquet(inputs / f"{name}.parquet")
-        rows = run_transform(TEMPLATE / "features.sql", inputs, outputs)
+        rows = run_transform(
+            Steps(TEMPLATE / "features.sql", TEMPLATE / "baseline.py"), inputs, outputs
+        )
         tables = {path.stem: pd.read_parquet(path) for path in outputs.iterdir()}
     assert rows == {name: len(table) for name, table in tables.items()}
     return tables

@@ -141,10 +141,10 @@ class Panel:
             beside = before - 1 if days > 0 else before + 1
             share = abs(days) / 7
             value_S = (1 - share) * value_S + share * smooth_SW[:, beside]
-        elif has_easter(day) != has_easter(day_before):
-            if has_easter(day):
+        elif before_easter(day) != before_easter(day_before):
+            if before_easter(day):
                 near = [w for w in range(before - 5, before + 6) if 0 <= w <= now]
-                easters = [w for w in near if has_easter(self.weeks[w])]
+                easters = [w for w in near if before_easter(self.weeks[w])]
             else:
                 easters = [w for w in (before - 1, before + 1) if 0 <= w <= now]
             if easters:
@@ -226,11 +226,14 @@ def to_christmas(week: date) -> int:
     return min(((date(year, 12, 25) - week).days for year in (week.year - 1, week.year)), key=abs)
 
 
-def has_easter(week: date) -> bool:
-    """Tell whether the week that ends on this day has Easter Sunday (Gauss's rule, 1900-2099)."""
+def before_easter(week: date) -> bool:
+    """Tell whether the week that ends on this day leads up to Easter Sunday.
+
+    It is then that people shop. By Gauss's rule, good for 1900 to 2099.
+    """
     golden = week.year % 19
     moon = (19 * golden + 24) % 30
     sunday = (2 * (week.year % 4) + 4 * (week.year % 7) + 6 * moon + 5) % 7
     early = sunday == 6 and (moon == 29 or (moon == 28 and golden > 10))
     easter = date(week.year, 3, 22) + timedelta(days=moon + sunday - 7 * early)
-    return timedelta(0) <= week - easter < timedelta(days=7)
+    return timedelta(0) < easter - week <= timedelta(days=7)

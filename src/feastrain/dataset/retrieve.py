@@ -51,7 +51,8 @@ def retrieve_known(
     wanted = known.append_column(period_key, known["period"]).drop_columns(["period", "step"])
     features = _historical(store, service.known_features, wanted)
     known = known.drop_columns(["period"])
-    for name in columns.known_ahead:
+    for reference in service.known_features:
+        name = reference.split(":", 1)[1]
         known = known.append_column(name, features[name])
     return known
 

@@ -66,6 +66,11 @@ class _Feature:
     def reference(self) -> str:
         return f"{self.view}:{self.name}"
 
+    def about_target(self, recipe: Recipe) -> bool:
+        """Whether it is about a target period: known ahead, or unused but keyed by it."""
+        keyed = recipe.features.period_key in self.keys
+        return self.role == "known_ahead" or (self.role == "unused" and keyed)
+
 
 def resolve_service(store: FeatureStore, recipe: Recipe) -> Service:
     """Read the recipe's feature service and give every feature its role.
@@ -89,8 +94,10 @@ def resolve_service(store: FeatureStore, recipe: Recipe) -> Service:
     return Service(
         columns=columns,
         row_features=tuple(f.reference for f in features if f.role in {"static", "observed"}),
-        known_features=tuple(f.reference for f in features if f.role == "known_ahead"),
-        unused_features=tuple(f.reference for f in features if f.role == "unused"),
+        known_features=tuple(f.reference for f in features if f.about_target(recipe)),
+        unused_features=tuple(
+            f.reference for f in features if f.role == "unused" and not f.about_target(recipe)
+        ),
         sources=sources,
         elsewhere=elsewhere,
         definitions={view.projection.name_to_use(): _definition(view) for view in views},
@@ -166,16 +173,16 @@ def _columns(features: list[_Feature], recipe: Recipe) -> FeatureColumns:
     }
     known_keys: set[str] = set()
     for feature in features:
-        if feature.role == "known_ahead":
-            if period_key is None or period_key not in feature.keys:
-                message = (
-                    f"view {feature.view!r} is known ahead, so it must be keyed by the target "
-                    f"period: features.period_key is {period_key!r}, its keys are {feature.keys}"
-                )
-                raise RecipeError(message)
+        if feature.role == "known_ahead" and period_key not in feature.keys:
+            message = (
+                f"view {feature.view!r} is known ahead, so it must be keyed by the target "
+                f"period: features.period_key is {period_key!r}, its keys are {feature.keys}"
+            )
+            raise RecipeError(message)
+        if feature.about_target(recipe):
             known_keys.update(set(feature.keys) - {period_key})
         extra = set(feature.keys) - {*recipe.entities, period_key or ""}
-        if extra or (feature.role != "known_ahead" and period_key in feature.keys):
+        if extra or (period_key in feature.keys and not feature.about_target(recipe)):
             message = (
                 f"view {feature.view!r} has the join keys {feature.keys}; a {feature.role} view "
                 f"may be keyed by {recipe.entities} alone"

@@ -201,12 +201,13 @@ def columns_of(encoder: Encoder, rows: pa.Table, known: pa.Table) -> Floats:
     """Return [M, C]: categories first, then numbers, then the step."""
     encoded = encoder.encode(rows, known)
     horizon = encoder.columns.horizon
+    labels = len(rows) * horizon
     parts: list[NDArray[Any]] = [
         np.repeat(encoded.category_NC, horizon, axis=0),
-        encoded.known_category_GHD[encoded.group_N].reshape(-1, len(encoder.known_categories)),
+        encoded.known_category_GHD[encoded.group_N].reshape(labels, len(encoder.known_categories)),
         np.repeat(encoded.row_NF, horizon, axis=0),
-        encoded.step_NHS.reshape(len(rows) * horizon, -1),
-        encoded.known_GHK[encoded.group_N].reshape(len(rows) * horizon, -1),
+        encoded.step_NHS.reshape(labels, encoded.step_NHS.shape[2]),
+        encoded.known_GHK[encoded.group_N].reshape(labels, encoded.known_GHK.shape[2]),
         np.tile(np.arange(horizon), len(rows))[:, None],
     ]
     return np.concatenate([part.astype(np.float32) for part in parts], axis=1)

@@ -5,10 +5,10 @@ the same: a row may use only what is known at its event timestamp. Shapes: S ser
 departments, N stores, W weeks, H steps; `now` is the week of the row.
 
 The baseline is last year's week, times growth. Last year's week is read from a smoothed copy of
-the department: the RANK strongest patterns that its stores have in common (a truncated singular
-value decomposition, as the winner of Kaggle's Walmart competition did), which drops most of the
-noise of one store in one week. Growth is the last weeks over the same weeks a year ago, of the
-series and, where that says little, of its department and store.
+the department: of the patterns that its stores have in common (its singular vectors, as the winner
+of Kaggle's Walmart competition did) the strong ones are kept and the weak ones, which are mostly
+the noise of one store in one week, are shrunk. Growth is the last weeks over the same weeks a year
+ago, of the series and, where that says little, of its department and store.
 """
 
 from datetime import date, timedelta
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 HORIZON = 8
 YEAR = 52  # weeks: the holidays of a retailer's year then fall on the same week
-RANK = 8
+NOISE = 10  # of a pattern w / (w + NOISE x the median of all but the strongest w) is kept
 GROWTH_WEEKS = (6, 13, 26)
 RECENT_WEEKS = (1, 2, 4, 8)
 
@@ -69,6 +69,12 @@ class Panel:
         stores, self.store_S = np.unique(keys_S2[:, 0], return_inverse=True)
         depts, self.dept_S = np.unique(keys_S2[:, 1], return_inverse=True)
         self.shape = (len(depts), len(stores))
+        self.fixed = {  # holidays that fall on the same week whatever the date
+            week
+            for (week,) in connection.execute(
+                "SELECT week FROM named_weeks WHERE holiday NOT IN ('', 'christmas')"
+            ).fetchall()
+        }
         # Department by store; a store without the department, and a week without sales, is 0.
         self.cube_DNW = np.zeros((*self.shape, len(self.weeks)))
         self.cube_DNW[self.dept_S, self.store_S] = np.nan_to_num(self.sales_SW)
@@ -114,14 +120,22 @@ class Panel:
         return found
 
     def _smoothed(self, now: int) -> np.ndarray:
-        """Return [S, now + 1]: each department's stores by their RANK strongest patterns."""
+        """Return [S, now + 1]: each department's stores, with their weak patterns shrunk."""
         cube_DNW = self.cube_DNW[:, :, : now + 1]
         mean_DN1 = cube_DNW.mean(axis=2, keepdims=True)
         centred_DNW = cube_DNW - mean_DN1
-        # The patterns of stores are the leading eigenvectors of their products.
-        _, vector_DNN = np.linalg.eigh(centred_DNW @ centred_DNW.transpose(0, 2, 1))
-        leading_DNR = vector_DNN[:, :, -RANK:]
-        smooth_DNW = leading_DNR @ (leading_DNR.transpose(0, 2, 1) @ centred_DNW) + mean_DN1
+        # The patterns of stores are the eigenvectors of their products.
+        strength_DN, vector_DNN = np.linalg.eigh(centred_DNW @ centred_DNW.transpose(0, 2, 1))
+        strength_DN = np.maximum(strength_DN, 0)
+        begun_S = np.isfinite(self.sales_SW[:, : now + 1]).any(axis=1)
+        count_D = np.bincount(self.dept_S[begun_S], minlength=self.shape[0])
+        weak_D1 = np.zeros((self.shape[0], 1))
+        for dept, count in enumerate(count_D):
+            if count > 1:
+                weak_D1[dept] = np.median(strength_DN[dept, -count:-1])
+        kept_DN = strength_DN / np.maximum(strength_DN + NOISE * weak_D1, 1e-9)
+        projected_DNW = kept_DN[:, :, None] * (vector_DNN.transpose(0, 2, 1) @ centred_DNW)
+        smooth_DNW = vector_DNN @ projected_DNW + mean_DN1
         smooth_SW: np.ndarray = smooth_DNW[self.dept_S, self.store_S]
         return smooth_SW
 
@@ -134,21 +148,18 @@ class Panel:
         day, day_before = self.ahead[target], self.ahead[before]
         value_S = smooth_SW[:, before]
         seen_S = np.isfinite(self.sales_SW[:, before])
-        days = to_christmas(day) - to_christmas(day_before)
-        if -7 < to_christmas(day) < 14 and days and 0 < before < now:
-            # Christmas is so many days later in this week than in last year's: as much of the
-            # sales belongs to the week beside it.
-            beside = before - 1 if days > 0 else before + 1
-            share = abs(days) / 7
-            value_S = (1 - share) * value_S + share * smooth_SW[:, beside]
-        elif before_easter(day) != before_easter(day_before):
+        if before_easter(day) != before_easter(day_before):
             if before_easter(day):
                 near = [w for w in range(before - 5, before + 6) if 0 <= w <= now]
-                easters = [w for w in near if before_easter(self.weeks[w])]
+                weeks = [w for w in near if before_easter(self.weeks[w])]
             else:
-                easters = [w for w in (before - 1, before + 1) if 0 <= w <= now]
-            if easters:
-                value_S = smooth_SW[:, easters].mean(axis=1)
+                weeks = [w for w in (before - 1, before + 1) if 0 <= w <= now]
+            if weeks:
+                value_S = smooth_SW[:, weeks].mean(axis=1)
+        elif before and not {day, day_before, self.weeks[before - 1]} & self.fixed:
+            # This week has earlier dates than last year's: as many days belong to the week before.
+            share = days_earlier(day, day_before) / 7
+            value_S = (1 - share) * value_S + share * smooth_SW[:, before - 1]
         return np.where(seen_S, value_S, np.nan)
 
     def _growth(self, now: int, weeks: int) -> np.ndarray:
@@ -221,9 +232,13 @@ def pooled(value_S: np.ndarray, group_S: np.ndarray, size: int, more: float) -> 
     return summed[group_S]
 
 
-def to_christmas(week: date) -> int:
-    """Return the days from a week's last day to the nearest 25 December."""
-    return min(((date(year, 12, 25) - week).days for year in (week.year - 1, week.year)), key=abs)
+def days_earlier(day: date, before: date) -> int:
+    """Return how many days earlier in its year the one date is than the other, a year before."""
+    now, then = (
+        date(2001, each.month, min(each.day, 28 if each.month == 2 else 31))
+        for each in (day, before)
+    )
+    return (then.toordinal() - now.toordinal() + 182) % 365 - 182
 
 
 def before_easter(week: date) -> bool:

@@ -317,7 +317,7 @@ def test_christmas_moves_sales_between_weeks() -> None:
     sales = [peak.get(week, 100.0) for week in weeks]
     made = engineered(raw_tables(weeks, sales))["seasonal_baseline"]
     row = made[made["event_timestamp"] == close(pd.Series([date(2011, 11, 11)])).iloc[0]].iloc[0]
-    expected = [(6 * 200 + 100) / 7, (6 * 300 + 200) / 7, (6 * 50 + 300) / 7, 100]
+    expected = [(6 * 200 + 100) / 7, (6 * 300 + 200) / 7, (6 * 50 + 300) / 7, (6 * 100 + 50) / 7]
     assert expected == pytest.approx([row[f"smooth_last_year_{step}"] for step in range(5, 9)])
 
 

@@ -156,11 +156,14 @@ class Panel:
                 weeks = [w for w in (before - 1, before + 1) if 0 <= w <= now]
             if weeks:
                 value_S = smooth_SW[:, weeks].mean(axis=1)
-        elif before and not {day, day_before, self.weeks[before - 1]} & self.fixed:
+        elif before and not self._is_fixed(day, day_before, self.weeks[before - 1]):
             # This week has earlier dates than last year's: as many days belong to the week before.
             share = days_earlier(day, day_before) / 7
             value_S = (1 - share) * value_S + share * smooth_SW[:, before - 1]
         return np.where(seen_S, value_S, np.nan)
+
+    def _is_fixed(self, *weeks: date) -> bool:
+        return any(week in self.fixed or before_easter(week) for week in weeks)
 
     def _growth(self, now: int, weeks: int) -> np.ndarray:
         """Return [S]: the last weeks over the same a year ago, between a half and the double.

@@ -8,7 +8,7 @@ and how to train. It never says where: endpoints and folders of one machine are 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation when the class is made
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -120,6 +120,26 @@ class Split(Section):
     validation_cutoffs: Count = 4
     test_cutoffs: Count = 1
     embargo: Count | None = None
+
+
+def _as_written(moment: object) -> object:
+    """Return a date or a moment that YAML has read as it was written."""
+    return moment.isoformat() if isinstance(moment, date) else moment
+
+
+class Backtest(Section):
+    """The origins of a backtest: for each a model is trained on what was known then.
+
+    An origin is the first cut-off of a test part. `origins: 4` and `every: 13` are the split as
+    it is, and as it was 13, 26 and 39 periods ago; `origins: [2011-11-11, 2012-02-03]` are the
+    dates at which the period of such a cut-off closes. Each tests `split.test_cutoffs`.
+    """
+
+    origins: (
+        Count
+        | Annotated[tuple[Annotated[str, BeforeValidator(_as_written)], ...], Field(min_length=1)]
+    ) = 1
+    every: Count = 1
 
 
 class Audit(Section):
@@ -319,6 +339,7 @@ class Recipe(Section):
     features: Features
     transform: Transform | None = None
     split: Split = Split()
+    backtest: Backtest = Backtest()
     expectations: tuple[Expectation, ...] = ()
     audit: Audit = Audit()
     drift: DriftLimits | None = None
@@ -377,7 +398,7 @@ class Recipe(Section):
 
     def data_section(self) -> dict[str, Any]:
         """Return what a snapshot depends on, as plain JSON values; what is not given is absent."""
-        left_out = {"name", "model", "training"}
+        left_out = {"name", "backtest", "model", "training"}
         section = self.model_dump(mode="json", exclude=left_out, exclude_none=True)
         del section["retrieval"]["engine"]
         return section

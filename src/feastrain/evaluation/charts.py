@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 560, 280
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 40
 
 
 class Plot:
@@ -35,7 +35,7 @@ class Plot:
         """Write texts under the plane."""
         for at, text in marks.items():
             self._parts.append(
-                f'<text x="{self._x(at):.1f}" y="{self._height - 14}" text-anchor="middle">'
+                f'<text x="{self._x(at):.1f}" y="{self._height - 22}" text-anchor="middle">'
                 f"{escape(text)}</text>"
             )
 
@@ -43,7 +43,7 @@ class Plot:
         """Say what the horizontal axis is."""
         x = (LEFT + WIDTH - RIGHT) / 2
         self._parts.append(
-            f'<text class="axis" x="{x}" y="{self._height - 1}" text-anchor="middle">'
+            f'<text class="axis" x="{x}" y="{self._height - 5}" text-anchor="middle">'
             f"{escape(text)}</text>"
         )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from feastrain.evaluation.backtest import Entry
     from feastrain.evaluation.forecasts import Forecasts
 
-WORST, FANS = 15, 3
+WORST, FANS = 15, 4
 """Series in the table, and charts of the best and of the worst forecasts."""
 HISTORY = 3
 """A chart shows so many times the horizon before the cut-off, and at least `LEAST_HISTORY`."""
@@ -76,7 +76,7 @@ def _leaderboard(report: Report) -> str:
             f"<tr{ours}><td>{escape(entry.system)}{mark}</td>"
             + _cells(
                 f"{scores.wmae:,.0f}",
-                f"{-entry.improvement:+.1%}",
+                f"{-entry.improvement:+.1%}" if entry.improvement else "",
                 f"{scores.mae:,.0f}",
                 f"{scores.rmse:,.0f}",
                 f"{scores.wape:.1%}",

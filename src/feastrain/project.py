@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from feastrain.serving.batch import BatchForecast
     from feastrain.serving.forecaster import Forecaster
     from feastrain.settings import Settings
+    from feastrain.training.tuning import Tuned
 
 
 class Project(Inspection):
@@ -259,6 +260,24 @@ class Project(Inspection):
         folds = backtest_folds([recipe.period_name(moment) for moment in moments], recipe)
         lasts = [moments[fold.last] for fold in folds]
         return [None if last == panel.last_period else last for last in lasts]
+
+    def tune(self, recipe: str | Path, trials: int = 20) -> Tuned:
+        """Try values of the recipe's keys, as its `tune` says, and write the best recipe.
+
+        Args:
+            recipe: its name or path.
+            trials: how many at all, those of earlier calls included.
+        """
+        from feastrain.telemetry import stage
+        from feastrain.training.tuning import tune
+
+        asked, snapshot = self.recipe(recipe), self.build(recipe)
+        with stage("tune", live=False) as current:
+            about = self.recipe_path(recipe), asked, snapshot, self.artifacts
+            tuned = tune(*about, trials, settings=self.settings)
+            best = tuned.trials[0]
+            current.made(trials=len(tuned.trials), wmae=best.wmae, recipe=_shown(tuned.recipe))
+        return tuned
 
     def explain(self, recipe: str | Path, part: Part = "test") -> Explained:
         """Say which variables and which past periods the recipe's last bundle rests on.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from feastrain.dataset.plan import Plan
     from feastrain.evaluation.backtest import Backtest
     from feastrain.evaluation.explain import Shares
+    from feastrain.training.tuning import Tuned
 
 SHOWN = 240
 """Most characters of a value in a table; `--json` has all of it."""
@@ -79,6 +80,26 @@ def _band_table(result: Backtest) -> Table:
         scored = [found[(entry.system, *group)]["wmae"] for group in groups]
         _add_row(table, entry.system, *("" if one is None else f"{one:,.0f}" for one in scored))
     return table
+
+
+def show_trials(tuned: Tuned) -> None:
+    """Print every trial of a search, the best first, and where the best recipe lies."""
+    table = Table(title=f"{len(tuned.trials)} trials", title_style="bold")
+    for heading in ("trial", "WMAE on validation rows", "epochs"):
+        table.add_column(heading, justify="right")
+    table.add_column("outcome")
+    for key in tuned.trials[0].values:
+        table.add_column(key, justify="right")
+    for trial in tuned.trials:
+        wmae = "" if trial.wmae is None else f"{trial.wmae:,.2f}"
+        values = [
+            f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
+            for value in trial.values.values()
+        ]
+        _add_row(table, str(trial.number), wmae, str(trial.epochs), trial.outcome, *values)
+    console = _console()
+    console.print(table)
+    console.print(f"best recipe: {tuned.recipe}", markup=False)
 
 
 def show_verdicts(verdicts: list[dict[str, Any]]) -> None:

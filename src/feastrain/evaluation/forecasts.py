@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from feastrain.artifacts import fingerprint, is_published, open_manifest, publishing
 from feastrain.dataset.labels import lay_out
 from feastrain.models import baselines
-from feastrain.models.events import events_ahead
+from feastrain.models.events import events_ahead, special_ahead
 from feastrain.models.trees import forecast_with_trees, trees_available
 
 if TYPE_CHECKING:
@@ -179,8 +179,8 @@ def _long_table(
     label_NH, weight_NH = (_stepped(rows, stem, recipe) for stem in ("label", "weight"))
     special_NH = weight_NH > np.nanmin(weight_NH, initial=np.inf)
     if recipe.label.event in snapshot.columns.known_ahead:
-        named = events_ahead(rows, snapshot.known(), snapshot.columns, recipe.label.event)
-        special_NH = named != ""
+        about = snapshot.known(), snapshot.columns, recipe.label.event
+        special_NH = special_ahead(rows, *about)
     columns |= {"label": label_NH, "weight": weight_NH, "special": special_NH}
     for system, forecast in answers.items():
         if forecast.ndim == 2:

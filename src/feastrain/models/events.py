@@ -32,3 +32,10 @@ def events_ahead(
     names = known[event].cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False)
     name_NH: NDArray[np.str_] = names.astype(np.str_).reshape(-1, columns.horizon)[group_N]
     return name_NH
+
+
+def special_ahead(
+    rows: pa.Table, known: pa.Table, columns: FeatureColumns, event: str | None
+) -> NDArray[np.bool_]:
+    """Return [N, H]: whether something makes the target period special; see `events_ahead`."""
+    return np.not_equal(events_ahead(rows, known, columns, event), "")

@@ -63,17 +63,24 @@ def test_a_search_that_is_done_is_not_done_again(snapshot: Snapshot, tmp_path: P
 
 
 def test_trials_worse_than_the_median_end_early(snapshot: Snapshot, tmp_path: Path) -> None:
-    """A learning rate that learns nothing is not fitted for all epochs, nor one that diverges."""
-    space = "tune: {training.learning_rate: {choices: [0.01, 0.02, 1.0e-7, 1.0e+30]}}"
-    tuned = searched(tmp_path, snapshot, space, trials=14, epochs=6)
-    found: dict[str, set[float]] = {}
-    for trial in tuned.trials:
-        found.setdefault(trial.outcome, set()).add(trial.values["training.learning_rate"])
-        if trial.outcome == "pruned":
-            assert 2 <= trial.epochs < 6
-    assert 1e-7 in found["pruned"]
-    assert {1e30} == found["failed"]
-    assert tuned.trials[0].values["training.learning_rate"] in {0.01, 0.02}
+    """A learning rate that learns nothing is not fitted for all epochs, and told as pruned."""
+    space = "tune: {training.learning_rate: {low: 1.0e-7, high: 0.1, log: true}}"
+    tuned = searched(tmp_path, snapshot, space, trials=10, epochs=4)
+    pruned = [trial for trial in tuned.trials if trial.outcome == "pruned"]
+    assert pruned
+    assert all(2 <= trial.epochs < 4 for trial in pruned)
+    assert all(trial.wmae > tuned.trials[0].wmae for trial in pruned)
+
+
+def test_a_trial_that_diverges_is_told_and_the_search_goes_on(
+    snapshot: Snapshot, tmp_path: Path
+) -> None:
+    """A loss that is not finite fails the trial; the others are ranked before it."""
+    space = "tune: {training.learning_rate: {choices: [0.01, 1.0e+30]}}"
+    tuned = searched(tmp_path, snapshot, space, trials=5, epochs=1)
+    outcomes = {trial.values["training.learning_rate"]: trial.outcome for trial in tuned.trials}
+    assert {0.01: "finished", 1e30: "failed"} == outcomes
+    assert "failed" == tuned.trials[-1].outcome
 
 
 DRIVER = """

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feastrain.dataset.transform import run_transform
-from feastrain.errors import DataError
+from feastrain.dataset.transform import Steps, run_transform
+from feastrain.errors import DataError, FeastrainError
 from kaggle_tables import TEMPLATE
 
 WEEK = timedelta(weeks=1)
@@ -50,7 +50,9 @@ def engineered(raw: Tables) -> Tables:
         outputs.mkdir()
         for name, table in raw.items():
             table.to_parquet(inputs / f"{name}.parquet")
-        rows = run_transform(TEMPLATE / "features.sql", inputs, outputs)
+        rows = run_transform(
+            Steps(TEMPLATE / "features.sql", TEMPLATE / "baseline.py"), inputs, outputs
+        )
         tables = {path.stem: pd.read_parquet(path) for path in outputs.iterdir()}
     assert rows == {name: len(table) for name, table in tables.items()}
     return tables
@@ -203,6 +205,7 @@ def test_every_table_has_both_times_in_utc_and_one_row_a_key(features: Tables) -
     keys = {
         "labels": ["store", "dept"],
         "sales_history": ["store", "dept"],
+        "seasonal_baseline": ["store", "dept"],
         "store_external": ["store"],
         "computed": ["store"],
         "store_static": ["store"],
@@ -286,6 +289,59 @@ def test_the_statics_are_known_before_the_first_week(features: Tables) -> None:
     """A store's type and size can be read at every cut-off."""
     statics = features["store_static"]
     assert statics["event_timestamp"].max() < features["labels"]["event_timestamp"].min()
+
+
+def test_the_baseline_is_last_year_grown() -> None:
+    """Where each week sells a tenth more than a year ago, the baseline is last year's, grown."""
+    weeks = [date(2010, 2, 5) + timedelta(weeks=number) for number in range(100)]
+    rhythm = [100 + 40 * math.sin(number / 5) for number in range(52)]
+    sales = [rhythm[n % 52] * 1.1 ** (n // 52) for n in range(len(weeks))]
+    made = engineered(raw_tables(weeks, sales))["seasonal_baseline"]
+    row = made[made["event_timestamp"] == close(pd.Series([weeks[85]])).iloc[0]].iloc[0]
+    growth = (1.1 + 1.1 + math.sqrt(1.1)) / 3
+    for step in range(1, 9):
+        assert sales[85 + step - 52] == pytest.approx(row[f"smooth_last_year_{step}"])
+        assert sales[85 + step - 52] * growth == pytest.approx(row[f"baseline_{step}"])
+    assert [0, 1, 1] == pytest.approx(
+        [row["missed_4"], row["missed_dept_4"], row["missed_store_4"]]
+    )
+    assert 1.1 == pytest.approx(row["baseline_growth_13"])
+
+
+def test_christmas_moves_sales_between_weeks() -> None:
+    """In 2011 it falls a day later in the week than in 2010, and so does a seventh of the sales."""
+    weeks = [date(2010, 2, 5) + timedelta(weeks=number) for number in range(95)]
+    peak = {date(2010, 12, 17): 200.0, date(2010, 12, 24): 300.0, date(2010, 12, 31): 50.0}
+    sales = [peak.get(week, 100.0) for week in weeks]
+    made = engineered(raw_tables(weeks, sales))["seasonal_baseline"]
+    row = made[made["event_timestamp"] == close(pd.Series([date(2011, 11, 11)])).iloc[0]].iloc[0]
+    expected = [(6 * 200 + 100) / 7, (6 * 300 + 200) / 7, (6 * 50 + 300) / 7, 100]
+    assert expected == pytest.approx([row[f"smooth_last_year_{step}"] for step in range(5, 9)])
+
+
+def test_easter_is_looked_for_where_it_was() -> None:
+    """A week of Easter has the sales of last year's, and last year's Easter is in no other."""
+    weeks = [date(2010, 2, 5) + timedelta(weeks=number) for number in range(64)]
+    sales = [300.0 if week == date(2010, 4, 2) else 100.0 for week in weeks]
+    made = engineered(raw_tables(weeks, sales))["seasonal_baseline"]
+    row = made[made["event_timestamp"] == close(pd.Series([date(2011, 3, 25)])).iloc[0]].iloc[0]
+    found = [row[f"smooth_last_year_{step}"] for step in range(1, 7)]
+    assert [100, 100, 100, 300, 100, 100] == pytest.approx(found)
+
+
+def test_a_python_step_that_fails_is_told_in_one_line(tmp_path: Path, raw: Tables) -> None:
+    """Without `make`, or where it cannot work with the data, the file is named."""
+    for name, table in raw.items():
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    step = tmp_path / "step.py"
+    for text, told in {
+        "def made(connection): pass": "has no function make",
+        "def make(connection): connection.execute('FROM nowhere')": "step.py: CatalogException",
+        "def make(connection): {}['price']": "step.py: KeyError: 'price'",
+    }.items():
+        step.write_text(text)
+        with pytest.raises(FeastrainError, match=told):
+            run_transform(Steps(TEMPLATE / "features.sql", step), tmp_path, tmp_path)
 
 
 def test_a_raw_table_without_a_column_is_told_in_one_line(raw: Tables) -> None:

@@ -1,6 +1,7 @@
 """The feature repo of the reference application, applied to a real store."""
 
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -26,6 +27,7 @@ TRANSFORMS = [
 ]
 STORED = [
     "sales_history_features",
+    "seasonal_baseline_features",
     "store_external_features",
     "store_static_features",
     "calendar_features",
@@ -126,7 +128,7 @@ def test_no_feature_touches_the_target_of_its_own_week(store: "FeatureStore") ->
     assert not offered & {"sales_normalized", "sales_per_sqft", "markdown_efficiency"}
 
 
-def test_the_service_is_the_five_stored_views(store: "FeatureStore") -> None:
+def test_the_service_is_the_stored_views(store: "FeatureStore") -> None:
     """Nothing that training or serving reads is computed on demand."""
     offered = views_of(store, "demand_forecasting_service")
     assert STORED == list(offered)
@@ -143,7 +145,7 @@ def test_sources_are_found_from_any_folder(
 
     monkeypatch.chdir(tmp_path)
     opened = open_store(Path(os.path.relpath(project / "feature_repo", tmp_path)).resolve())
-    assert 5 == len(opened.list_feature_views())
+    assert len(STORED) == len(opened.list_feature_views())
     for view in opened.list_feature_views():
         assert Path(view.batch_source.path).is_absolute()
         assert Path(view.batch_source.path).is_relative_to(project.resolve())
@@ -159,7 +161,7 @@ def test_schemas_are_those_of_the_tables(store: "FeatureStore") -> None:
         assert columns == fields | {"event_timestamp", "created_timestamp"}
 
 
-@pytest.mark.parametrize("name", ["mlp", "smoke", "tft"])
+@pytest.mark.parametrize("name", ["mlp", "smoke", "tft", "best"])
 def test_a_recipe_fits_the_service(store: "FeatureStore", name: str) -> None:
     """Each feature has a role, and what a recipe names exists."""
     from feastrain.dataset.service import resolve_service
@@ -169,7 +171,7 @@ def test_a_recipe_fits_the_service(store: "FeatureStore", name: str) -> None:
     assert {"store_type", "store_size"} == set(columns.static)
     assert {"holiday", "is_holiday", "week_of_year"} <= set(columns.known_ahead)
     assert () == columns.known_keys
-    in_dollars = {name for name in columns.observed if name.startswith("sales_")}
+    in_dollars = {name for name in columns.observed if re.match(r"sales_|missed_\d", name)}
     assert in_dollars - {"sales_growth"} | set(columns.stepped) == set(columns.label_units)
 
 

@@ -60,7 +60,8 @@ class Transform(Section):
     """How feature tables are made from raw tables: one SQL file run by DuckDB.
 
     Every `inputs/NAME.parquet` is the table `raw.NAME`; every table that the SQL makes in
-    the schema `features` is written to `outputs/NAME.parquet`.
+    the schema `features` is written to `outputs/NAME.parquet`. A `python` file, where given,
+    has a function `make(connection)` that adds tables after the SQL, in the same connection.
 
     `known_at` names, by raw table, the column that says when a row became known, for the
     leakage audit: by default `created_timestamp`, else the latest of its dates and times, a
@@ -68,6 +69,7 @@ class Transform(Section):
     """
 
     sql: Path
+    python: Path | None = None
     inputs: Path
     outputs: Path
     known_at: dict[str, str | None] = Field(default_factory=dict)
@@ -117,12 +119,14 @@ class Split(Section):
     """How many of the last cut-offs test and validate; all earlier ones train.
 
     `embargo` is the least number of periods between the last training or validation cut-off
-    and the first cut-off of the next part; by default the horizon, and never less.
+    and the first cut-off of the next part; by default the horizon, and never less. The first
+    `warm_up` cut-offs train nothing: their features look back on more than there is.
     """
 
     validation_cutoffs: Count = 4
     test_cutoffs: Count = 1
     embargo: Count | None = None
+    warm_up: Annotated[int, Field(ge=0)] = 0
 
 
 def _as_written(moment: object) -> object:

@@ -44,8 +44,9 @@ def split_cutoffs(periods: int, recipe: Recipe) -> Split:
     validation_end = test_start - recipe.embargo + 1
     validation_start = validation_end - recipe.split.validation_cutoffs
     train_end = validation_start - recipe.embargo + 1
-    if train_end < 1:
-        needed = periods - train_end + 1
+    first = recipe.split.warm_up
+    if train_end <= first:
+        needed = periods - train_end + first + 1
         message = (
             f"the data has {periods} periods, but a horizon of {recipe.horizon} with "
             f"{recipe.split.validation_cutoffs} validation and {recipe.split.test_cutoffs} test "
@@ -53,7 +54,7 @@ def split_cutoffs(periods: int, recipe: Recipe) -> Split:
         )
         raise DataError(message)
     return Split(
-        train=range(train_end),
+        train=range(first, train_end),
         validation=range(validation_start, validation_end),
         test=range(test_start, test_end),
     )

@@ -36,6 +36,7 @@ from feastrain.dataset.audit.sample import Plan
 from feastrain.dataset.audit.verdicts import judge
 from feastrain.dataset.join import join
 from feastrain.dataset.service import resolve_service
+from feastrain.dataset.transform import Steps
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
@@ -133,7 +134,10 @@ def _inputs(joined: Joined, plan: Plan) -> dict[str, Any]:
     if transform is not None:
         raw = {
             path.name: file_digest(path)
-            for path in (root / transform.sql, *sorted((root / transform.inputs).glob("*.parquet")))
+            for path in (
+                *Steps.of(root, transform).files,
+                *sorted((root / transform.inputs).glob("*.parquet")),
+            )
         }
     return {
         "format": FORMAT,

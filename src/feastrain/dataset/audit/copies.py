@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feastrain.dataset.audit.perturb import Facts, Mutation, facts, mutate, time_columns
-from feastrain.dataset.transform import run_transform
+from feastrain.dataset.transform import Steps, run_transform
 from feastrain.errors import RecipeError
 from feastrain.stores.replica import local_path, read_source
 
@@ -46,7 +46,7 @@ class Copies:
 
     scratch: Path
     raw: tuple[Facts, ...]
-    sql: Path | None
+    steps: Steps | None
     stored: tuple[Facts, ...]
     paths: Mapping[str, Path]
     """The copy that each view reads."""
@@ -59,11 +59,11 @@ class Copies:
         """
         for source in self.stored:
             write(_changed(source, change), self.scratch / "stored" / f"{source.name}.parquet")
-        if self.sql is not None:
+        if self.steps is not None:
             inputs = self.scratch / "raw"
             for source in self.raw:
                 write(_changed(source, change), inputs / f"{source.name}.parquet")
-            run_transform(self.sql, inputs, self.scratch / "made", compression="uncompressed")
+            run_transform(self.steps, inputs, self.scratch / "made", compression="uncompressed")
 
     def tables(self) -> tuple[Facts, ...]:
         """Return every table that a change may touch."""
@@ -97,8 +97,8 @@ def make_copies(
         paths[name] = scratch / "stored" / f"{name}.parquet"
     for folder in ("raw", "made", "stored"):
         (scratch / folder).mkdir()
-    sql = root / recipe.transform.sql if recipe.transform else None
-    return Copies(scratch, _raw_tables(root, recipe, keys), sql, tuple(stored), paths)
+    steps = Steps.of(root, recipe.transform) if recipe.transform else None
+    return Copies(scratch, _raw_tables(root, recipe, keys), steps, tuple(stored), paths)
 
 
 def made_tables(root: Path, transform: Transform | None) -> dict[Path, str]:

@@ -1,6 +1,6 @@
 """The features of the demand project, as Feast knows them.
 
-Every table comes from `features.sql`. The labels are in none of these views.
+Every table comes from `features.sql` or `baseline.py`. The labels are in none of these views.
 """
 
 from datetime import timedelta
@@ -52,6 +52,26 @@ sales_history_features = FeatureView(
         Field(name="sales_growth", dtype=Float64),
         *(Field(name=f"sales_last_year_{step}", dtype=Float64) for step in STEPS),
         *(Field(name=f"sales_around_last_year_{step}", dtype=Float64) for step in STEPS),
+    ],
+)
+
+seasonal_baseline_features = FeatureView(
+    name="seasonal_baseline_features",
+    description="Last year's weeks, smoothed and grown, and what they have missed lately.",
+    entities=[store, dept],
+    ttl=RECENT,
+    source=table("seasonal_baseline"),
+    schema=[
+        Field(name="store", dtype=Int64),
+        Field(name="dept", dtype=Int64),
+        *(Field(name=f"baseline_{step}", dtype=Float64) for step in STEPS),
+        *(Field(name=f"smooth_last_year_{step}", dtype=Float64) for step in STEPS),
+        *(Field(name=f"baseline_growth_{weeks}", dtype=Float64) for weeks in (6, 13, 26)),
+        *(
+            Field(name=f"{name}_{weeks}", dtype=Float64)
+            for name in ("missed", "missed_dept", "missed_store")
+            for weeks in (1, 2, 4, 8)
+        ),
     ],
 )
 
@@ -172,6 +192,7 @@ demand_forecasting_service = FeatureService(
     description="What the model reads: stored features alone, the same offline and online.",
     features=[
         sales_history_features,
+        seasonal_baseline_features,
         external(),
         store_static_features,
         calendar_features,

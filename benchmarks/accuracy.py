@@ -1,0 +1,206 @@
+"""How well the product forecasts Walmart's weekly sales, beside those it must beat.
+
+Every (store, department, week) that has sales is scored, also those of series with no history.
+Each origin is a snapshot that ends with its weeks, and a bundle fitted on what was known at it:
+the recipe `best` of the demand project, as `feastrain train` fits it.
+
+- `h8`: eight weeks from each of four origins, pooled; `h8-ORIGIN`: one of them.
+- `one-step`: the next week, at 39 origins from 2012-01-27, fitted every 13 weeks.
+
+Long: about ten minutes an origin on two cores. Bundles are kept in `--folder`, so that a second
+run, or one that was stopped, goes on with what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from feastrain.dataset.labels import lay_out
+from feastrain.dataset.snapshot import Snapshot
+from feastrain.evaluation.metrics import score
+from feastrain.jobs.train import train
+from feastrain.models.baselines import History, seasonal_naive, seasonal_naive_growth
+from feastrain.models.bundle import load_bundle
+from feastrain.models.trees import forecast_with_trees
+from feastrain.project import Project
+from feastrain.scaffold import scaffold
+from figures import WALMART, Figure, options, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from feastrain.models.bundle import Bundle
+    from feastrain.recipe import Recipe
+
+    Floats = NDArray[np.float64]
+
+NAME = "accuracy"
+H8 = ("2011-11-11", "2012-02-03", "2012-05-04", "2012-08-31")
+ONE_STEP, REFIT, WEEKS = "2012-01-27", 13, 39
+CASES = ("h8", *(f"h8-{origin}" for origin in H8), "one-step")
+CLOSE = timedelta(days=1) - timedelta(seconds=1)
+WEEK = timedelta(weeks=1)
+METRICS = ("wmae", "wape", "bias", "coverage_p10_p90")
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """Labels and weights [M], and by system quantiles [M, Q] or a point forecast [M]."""
+
+    label_M: Floats
+    weight_M: Floats
+    systems: dict[str, Floats]
+
+    @classmethod
+    def pooled(cls, parts: list[Forecasts]) -> Forecasts:
+        """Put the rows of several origins together."""
+        systems = parts[0].systems
+        return cls(
+            np.concatenate([part.label_M for part in parts]),
+            np.concatenate([part.weight_M for part in parts]),
+            {name: np.concatenate([part.systems[name] for part in parts]) for name in systems},
+        )
+
+    def figures(self, case: str) -> Iterator[Figure]:
+        """Score every system."""
+        for system, forecast in self.systems.items():
+            spread = forecast if forecast.ndim == 2 else None
+            point_M = forecast[:, 1] if forecast.ndim == 2 else forecast
+            scores = score(self.label_M, self.weight_M, point_M, spread, (0.1, 0.5, 0.9))
+            values = (scores.wmae, scores.wape, scores.bias, scores.coverage)
+            for metric, value in zip(METRICS, values, strict=True):
+                if value is not None:
+                    yield Figure(NAME, case, system, metric, value)
+
+
+def main() -> None:
+    """Forecast from every origin that is asked for, and tell how good it was."""
+    asked = options(__doc__, _extend)
+    walmart = Path(os.environ.get("FEASTRAIN_WALMART_DIR") or WALMART)
+    if not walmart.is_dir():
+        sys.exit("Kaggle's tables are absent: set FEASTRAIN_WALMART_DIR to their folder")
+    if not (asked.folder / "recipes").is_dir():
+        scaffold(asked.folder, walmart, 0)
+    cases = [CASES[1]] if asked.quick else asked.case or ["h8", "one-step"]
+    figures: list[Figure] = []
+    for case in cases:
+        figures += _case(case, asked)
+    tell(figures, asked.json)
+
+
+def _extend(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--case", choices=CASES, action="append", help="by default h8, one-step")
+    parser.add_argument("--recipe", default="best", help="of the demand project: %(default)s")
+    cache = Path.home() / ".cache" / "feastrain" / "bench" / "accuracy"
+    parser.add_argument("--folder", type=Path, default=cache, help="%(default)s")
+
+
+def _case(case: str, asked: argparse.Namespace) -> Iterator[Figure]:
+    project = Project(asked.folder)
+    if case == "one-step":
+        parts = [_one_step(project, asked.recipe, number) for number in range(WEEKS // REFIT)]
+        yield from Forecasts.pooled(parts).figures(case)
+        return
+    origins = H8 if case == "h8" else (case.removeprefix("h8-"),)
+    parts = [_eight_weeks(project, asked.recipe, origin) for origin in origins]
+    if len(parts) > 1:
+        for origin, part in zip(origins, parts, strict=True):
+            yield from part.figures(f"h8-{origin}")
+    yield from Forecasts.pooled(parts).figures(case)
+
+
+def _eight_weeks(project: Project, name: str, origin: str) -> Forecasts:
+    recipe, snapshot, bundle = _fitted(project, name, _moment(origin))
+    rows = snapshot.rows("test")
+    label_NH, weight_NH = (_steps(rows, stem, recipe) for stem in ("label", "weight"))
+    systems = _systems(recipe, snapshot, bundle, rows)
+    seen_NH = np.isfinite(label_NH)
+    return Forecasts(
+        label_NH[seen_NH],
+        weight_NH[seen_NH],
+        {system: forecast[seen_NH] for system, forecast in systems.items()},
+    )
+
+
+def _one_step(project: Project, name: str, number: int) -> Forecasts:
+    """Fit at one moment, and forecast the next week from it and from the weeks that follow."""
+    first = _moment(ONE_STEP) + number * REFIT * WEEK
+    recipe, _, bundle = _fitted(project, name, first)
+    everything = project.build(_without_audit(project, name))
+    moments = pa.array([first + week * WEEK for week in range(REFIT)], pa.timestamp("us", "UTC"))
+    rows = everything.rows()
+    rows = rows.filter(pc.is_in(rows["event_timestamp"], value_set=moments))
+    label_N, weight_N = (
+        rows[f"{stem}_1"].to_numpy(zero_copy_only=False) for stem in ("label", "weight")
+    )
+    seen_N = np.isfinite(label_N)
+    systems = _systems(recipe, everything, bundle, rows)
+    return Forecasts(
+        label_N[seen_N],
+        weight_N[seen_N],
+        {system: forecast[seen_N, 0] for system, forecast in systems.items()},
+    )
+
+
+def _systems(
+    recipe: Recipe, snapshot: Snapshot, bundle: Bundle, rows: pa.Table
+) -> dict[str, Floats]:
+    """Return every system's forecasts of the rows, [N, H] or [N, H, Q]."""
+    known = snapshot.known()
+    panel = lay_out(snapshot.labels(), recipe)
+    history = History(panel.label_SP, *panel.positions_of(rows), recipe.horizon, recipe.season)
+    learnt = Snapshot.open(snapshot.path.with_name(bundle.lineage["snapshot"]))
+    past = snapshot.rows() if bundle.looks_back else None
+    return {
+        "feastrain": bundle.forecast(rows, known, past),
+        "lightgbm": forecast_with_trees(
+            bundle.encoder, learnt.rows("train"), learnt.rows("validation"), rows, known, seed=0
+        ),
+        "blend": bundle.encoder.base(rows, "baseline"),
+        "seasonal-naive-growth": seasonal_naive_growth(history),
+        "seasonal-naive": seasonal_naive(history),
+    }
+
+
+def _fitted(project: Project, name: str, origin: datetime) -> tuple[Recipe, Snapshot, Bundle]:
+    path = _without_audit(project, name)
+    recipe = project.recipe(path)
+    snapshot = project.build(path, as_of=origin + recipe.horizon * WEEK)
+    return recipe, snapshot, load_bundle(train(path, snapshot, project.artifacts).path)
+
+
+def _without_audit(project: Project, name: str) -> Path:
+    """Write the recipe as it is, but for the audit of every snapshot: one is enough."""
+    content = yaml.safe_load(project.recipe_path(name).read_text())
+    content |= {"name": f"{name}-accuracy", "audit": {"enabled": False}}
+    content.pop("drift", None)
+    path = project.root / "recipes" / f"{name}-accuracy.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def _moment(origin: str) -> datetime:
+    return datetime.fromisoformat(origin).replace(tzinfo=UTC) + CLOSE
+
+
+def _steps(rows: pa.Table, stem: str, recipe: Recipe) -> Floats:
+    names = recipe.stepped_columns(stem)
+    return np.column_stack([rows[name].to_numpy(zero_copy_only=False) for name in names])
+
+
+if __name__ == "__main__":
+    main()

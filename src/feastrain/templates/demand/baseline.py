@@ -1,0 +1,239 @@
+"""A seasonal baseline of every series as of every week, and what it has missed lately.
+
+Runs after `features.sql`, on the same tables, and makes `features.seasonal_baseline`. The rule is
+the same: a row may use only what is known at its event timestamp. Shapes: S series, D
+departments, N stores, W weeks, H steps; `now` is the week of the row.
+
+The baseline is last year's week, times growth. Last year's week is read from a smoothed copy of
+the department: the RANK strongest patterns that its stores have in common (a truncated singular
+value decomposition, as the winner of Kaggle's Walmart competition did), which drops most of the
+noise of one store in one week. Growth is the last weeks over the same weeks a year ago, of the
+series and, where that says little, of its department and store.
+"""
+
+from datetime import date, timedelta
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+HORIZON = 8
+YEAR = 52  # weeks: the holidays of a retailer's year then fall on the same week
+RANK = 8
+GROWTH_WEEKS = (6, 13, 26)
+RECENT_WEEKS = (1, 2, 4, 8)
+
+
+def make(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make `features.seasonal_baseline` from `raw.sales`."""
+    panel = Panel(connection)
+    rows = pa.concat_tables(panel.rows(now) for now in range(len(panel.weeks)))
+    connection.register("baseline_rows", rows)
+    connection.execute("""
+        CREATE TABLE features.seasonal_baseline AS
+        WITH published AS (
+            -- A department's stores are smoothed together: the latest of them delays all.
+            SELECT dept, week, max(max(created_timestamp)) OVER (
+                PARTITION BY dept ORDER BY week
+            ) AS latest_published
+            FROM (SELECT dept, date AS week, created_timestamp FROM raw.sales)
+            GROUP BY dept, week
+        )
+        SELECT baseline_rows.* EXCLUDE (week), close_of(baseline_rows.week) AS event_timestamp,
+            greatest(close_of(baseline_rows.week), latest_published) AS created_timestamp
+        FROM baseline_rows ASOF JOIN published
+            ON published.dept = baseline_rows.dept AND published.week <= baseline_rows.week
+        ORDER BY store, baseline_rows.dept, event_timestamp
+    """)
+    connection.unregister("baseline_rows")
+
+
+class Panel:
+    """Sales by series and week, and sums that grow from one week to the next."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        sales = connection.execute(
+            "SELECT store, dept, date AS week, weekly_sales FROM raw.sales ORDER BY ALL"
+        ).fetchnumpy()
+        keys_S2, series = np.unique(
+            np.stack([sales["store"], sales["dept"]], axis=1), axis=0, return_inverse=True
+        )
+        day = np.asarray(sales["week"]).astype("datetime64[D]")
+        week = ((day - day.min()) // np.timedelta64(7, "D")).astype(int)
+        first: date = day.min().item()
+        self.weeks = [first + timedelta(weeks=number) for number in range(week.max() + 1)]
+        self.ahead = [first + timedelta(weeks=n) for n in range(len(self.weeks) + HORIZON)]
+        self.keys_S2 = keys_S2
+        self.sales_SW = np.full((len(keys_S2), len(self.weeks)), np.nan)
+        self.sales_SW[series.ravel(), week] = np.asarray(sales["weekly_sales"], dtype=float)
+        stores, self.store_S = np.unique(keys_S2[:, 0], return_inverse=True)
+        depts, self.dept_S = np.unique(keys_S2[:, 1], return_inverse=True)
+        self.shape = (len(depts), len(stores))
+        # Department by store; a store without the department, and a week without sales, is 0.
+        self.cube_DNW = np.zeros((*self.shape, len(self.weeks)))
+        self.cube_DNW[self.dept_S, self.store_S] = np.nan_to_num(self.sales_SW)
+
+    def rows(self, now: int) -> pa.Table:
+        """Return the rows of one week: of every series that has begun."""
+        begun_S = np.isfinite(self.sales_SW[:, : now + 1]).any(axis=1)
+        columns = {"store": self.keys_S2[:, 0], "dept": self.keys_S2[:, 1]}
+        columns |= self._features(now)
+        chosen = {
+            name: pa.array(np.asarray(values)[begun_S], from_pandas=True)
+            for name, values in sorted(columns.items())
+        }
+        weeks = pa.array([self.weeks[now]] * int(begun_S.sum()), pa.date32())
+        return pa.table(chosen | {"week": weeks})
+
+    def _features(self, now: int) -> dict[str, np.ndarray]:
+        recent_S = self._recent_mean(now)
+        steps = range(1, HORIZON + 1)
+        if now < YEAR:  # no week of last year is known: the baseline is the recent level
+            nothing_S = np.full(len(recent_S), np.nan)
+            names = [f"baseline_growth_{weeks}" for weeks in GROWTH_WEEKS]
+            for weeks in RECENT_WEEKS:
+                names += [f"missed_{weeks}", f"missed_dept_{weeks}", f"missed_store_{weeks}"]
+            return (
+                {f"baseline_{step}": recent_S for step in steps}
+                | {f"smooth_last_year_{step}": nothing_S for step in steps}
+                | dict.fromkeys(names, nothing_S)
+            )
+        smooth_SW = self._smoothed(now)
+        growths = {weeks: self._growth(now, weeks) for weeks in GROWTH_WEEKS}
+        short_S, long_S = growths[13], growths[26]
+        growth_S = (short_S + long_S + np.sqrt(long_S)) / 3
+        found = {}
+        for step in steps:
+            last_year_S = self._last_year(smooth_SW, now, step)
+            baseline_S = last_year_S * growth_S
+            found[f"smooth_last_year_{step}"] = last_year_S
+            found[f"baseline_{step}"] = np.where(np.isfinite(baseline_S), baseline_S, recent_S)
+        found |= {f"baseline_growth_{weeks}": growth for weeks, growth in growths.items()}
+        for weeks in RECENT_WEEKS:
+            found |= self._missed(smooth_SW, short_S, now, weeks)
+        return found
+
+    def _smoothed(self, now: int) -> np.ndarray:
+        """Return [S, now + 1]: each department's stores by their RANK strongest patterns."""
+        cube_DNW = self.cube_DNW[:, :, : now + 1]
+        mean_DN1 = cube_DNW.mean(axis=2, keepdims=True)
+        centred_DNW = cube_DNW - mean_DN1
+        # The patterns of stores are the leading eigenvectors of their products.
+        _, vector_DNN = np.linalg.eigh(centred_DNW @ centred_DNW.transpose(0, 2, 1))
+        leading_DNR = vector_DNN[:, :, -RANK:]
+        smooth_DNW = leading_DNR @ (leading_DNR.transpose(0, 2, 1) @ centred_DNW) + mean_DN1
+        smooth_SW: np.ndarray = smooth_DNW[self.dept_S, self.store_S]
+        return smooth_SW
+
+    def _last_year(self, smooth_SW: np.ndarray, now: int, step: int) -> np.ndarray:
+        """Return [S]: the week a year before the one `step` ahead, moved to where holidays are."""
+        target = now + step
+        before = target - YEAR
+        while before > now:
+            before -= YEAR
+        day, day_before = self.ahead[target], self.ahead[before]
+        value_S = smooth_SW[:, before]
+        seen_S = np.isfinite(self.sales_SW[:, before])
+        days = to_christmas(day) - to_christmas(day_before)
+        if -7 < to_christmas(day) < 14 and days and 0 < before < now:
+            # Christmas is so many days later in this week than in last year's: as much of the
+            # sales belongs to the week beside it.
+            beside = before - 1 if days > 0 else before + 1
+            share = abs(days) / 7
+            value_S = (1 - share) * value_S + share * smooth_SW[:, beside]
+        elif before_easter(day) != before_easter(day_before):
+            if before_easter(day):
+                near = [w for w in range(before - 5, before + 6) if 0 <= w <= now]
+                easters = [w for w in near if before_easter(self.weeks[w])]
+            else:
+                easters = [w for w in (before - 1, before + 1) if 0 <= w <= now]
+            if easters:
+                value_S = smooth_SW[:, easters].mean(axis=1)
+        return np.where(seen_S, value_S, np.nan)
+
+    def _growth(self, now: int, weeks: int) -> np.ndarray:
+        """Return [S]: the last weeks over the same a year ago, between a half and the double.
+
+        A series counts as if its department and store had sold its usual week 13 times beside it.
+        """
+        span = np.arange(max(now - weeks + 1, YEAR), now + 1)
+        after_SR, before_SR = self.sales_SW[:, span], self.sales_SW[:, span - YEAR]
+        both_SR = np.isfinite(after_SR) & np.isfinite(before_SR)
+        after_S = np.where(both_SR, after_SR, 0).sum(axis=1)
+        before_S = np.where(both_SR, before_SR, 0).sum(axis=1)
+        told_S = (after_S > 0) & (before_S > 0)
+        after_S, before_S = np.where(told_S, after_S, 0), np.where(told_S, before_S, 0)
+        total = before_S.sum()
+        growth = after_S.sum() / total if total else 1.0
+        parts = [
+            pooled(after_S, group_S, size, growth * 0.1 * total / size)
+            / np.maximum(pooled(before_S, group_S, size, 0.1 * total / size), 1e-9)
+            for group_S, size in zip((self.dept_S, self.store_S), self.shape, strict=True)
+        ]
+        prior_S = parts[0] * parts[1] / growth
+        usual_S = 13 * before_S / np.maximum(both_SR.sum(axis=1), 1)
+        pooled_S = (after_S + prior_S * usual_S) / np.maximum(before_S + usual_S, 1e-9)
+        return np.clip(np.where(before_S > 0, pooled_S, prior_S), 0.5, 2.0)
+
+    def _missed(
+        self, smooth_SW: np.ndarray, growth_S: np.ndarray, now: int, weeks: int
+    ) -> dict[str, np.ndarray]:
+        """Return what the last weeks sold beyond last year's times growth.
+
+        Of the series in dollars a week; of its department and its store as a factor.
+        """
+        span = np.arange(max(now - weeks + 1, YEAR), now + 1)
+        sold_SR = self.sales_SW[:, span]
+        seen_SR = np.isfinite(sold_SR) & np.isfinite(self.sales_SW[:, span - YEAR])
+        sold_S = np.where(seen_SR, sold_SR, 0).sum(axis=1)
+        expected_S = np.where(seen_SR, smooth_SW[:, span - YEAR], 0).sum(axis=1) * growth_S
+        factors = [
+            pooled(sold_S, group_S, size, 0) / np.maximum(pooled(expected_S, group_S, size, 0), 1.0)
+            for group_S, size in zip((self.dept_S, self.store_S), self.shape, strict=True)
+        ]
+        return {
+            f"missed_{weeks}": (sold_S - expected_S) / weeks,
+            f"missed_dept_{weeks}": np.clip(factors[0], 0.3, 3.0),
+            f"missed_store_{weeks}": np.clip(factors[1], 0.3, 3.0),
+        }
+
+    def _pooled(
+        self, value_S: np.ndarray, group_S: np.ndarray, size: int, more: float
+    ) -> np.ndarray:
+        """Return [S]: the sum over the group of each series, and `more`."""
+        summed: np.ndarray = np.bincount(group_S, value_S, size) + more
+        return summed[group_S]
+
+    def _recent_mean(self, now: int) -> np.ndarray:
+        """Return [S]: the mean of the last 8 weeks that have sales, else the last that had."""
+        last_S = np.full(len(self.sales_SW), np.nan)
+        for week in range(now + 1):
+            last_S = np.where(np.isfinite(self.sales_SW[:, week]), self.sales_SW[:, week], last_S)
+        recent_SR = self.sales_SW[:, max(0, now - 7) : now + 1]
+        count_S = np.isfinite(recent_SR).sum(axis=1)
+        mean_S = np.nansum(recent_SR, axis=1) / np.maximum(count_S, 1)
+        return np.where(count_S > 0, mean_S, last_S)
+
+
+def pooled(value_S: np.ndarray, group_S: np.ndarray, size: int, more: float) -> np.ndarray:
+    """Return [S]: the sum over the group of each series, and `more`."""
+    summed: np.ndarray = np.bincount(group_S, value_S, size) + more
+    return summed[group_S]
+
+
+def to_christmas(week: date) -> int:
+    """Return the days from a week's last day to the nearest 25 December."""
+    return min(((date(year, 12, 25) - week).days for year in (week.year - 1, week.year)), key=abs)
+
+
+def before_easter(week: date) -> bool:
+    """Tell whether the week that ends on this day leads up to Easter Sunday.
+
+    It is then that people shop. By Gauss's rule, good for 1900 to 2099.
+    """
+    golden = week.year % 19
+    moon = (19 * golden + 24) % 30
+    sunday = (2 * (week.year % 4) + 4 * (week.year % 7) + 6 * moon + 5) % 7
+    early = sunday == 6 and (moon == 29 or (moon == 28 and golden > 10))
+    easter = date(week.year, 3, 22) + timedelta(days=moon + sunday - 7 * early)
+    return timedelta(0) < easter - week <= timedelta(days=7)

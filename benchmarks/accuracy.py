@@ -30,7 +30,7 @@ from feastrain.dataset.labels import lay_out
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.evaluation.metrics import score
 from feastrain.jobs.train import train
-from feastrain.models.baselines import seasonal_naive, seasonal_naive_growth
+from feastrain.models.baselines import History, seasonal_naive, seasonal_naive_growth
 from feastrain.models.bundle import load_bundle
 from feastrain.models.trees import forecast_with_trees
 from feastrain.project import Project
@@ -162,7 +162,7 @@ def _systems(
     """Return every system's forecasts of the rows, [N, H] or [N, H, Q]."""
     known = snapshot.known()
     panel = lay_out(snapshot.labels(), recipe)
-    about = (panel.label_SP, *panel.positions_of(rows), recipe.horizon, recipe.season)
+    history = History(panel.label_SP, *panel.positions_of(rows), recipe.horizon, recipe.season)
     learnt = Snapshot.open(snapshot.path.with_name(bundle.lineage["snapshot"]))
     past = snapshot.rows() if bundle.looks_back else None
     return {
@@ -171,8 +171,8 @@ def _systems(
             bundle.encoder, learnt.rows("train"), learnt.rows("validation"), rows, known, seed=0
         ),
         "blend": bundle.encoder.base(rows, "baseline"),
-        "seasonal-naive-growth": seasonal_naive_growth(*about),
-        "seasonal-naive": seasonal_naive(*about),
+        "seasonal-naive-growth": seasonal_naive_growth(history),
+        "seasonal-naive": seasonal_naive(history),
     }
 
 

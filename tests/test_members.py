@@ -48,12 +48,17 @@ def _forecast(bundle: Bundle, snapshot: Snapshot) -> np.ndarray:
 
 
 def test_ensemble_forecasts_the_mean_of_its_members(bundle: Bundle, snapshot: Snapshot) -> None:
-    """A quantile is the mean of the members' quantiles, and quantiles do not cross."""
+    """A quantile is the mean of the members' quantiles, calibrated, and none cross."""
     given = snapshot.rows("test"), snapshot.known(), snapshot.rows()
     parts = [member.forecast(bundle.encoder, *given) for member in bundle.members]
     forecast_NHQ = _forecast(bundle, snapshot)
     assert [Network, Network, Trees] == [type(member) for member in bundle.members]
-    np.testing.assert_allclose(np.mean(parts, axis=0), forecast_NHQ)
+    mean_NHQ = np.mean(parts, axis=0)
+    ordinary_NH = np.zeros(mean_NHQ.shape[:2], dtype=bool)
+    unit_N = bundle.encoder.unit(given[0])
+    expected = bundle.calibration.apply(mean_NHQ, unit_N, ordinary_NH)
+    np.testing.assert_allclose(expected, forecast_NHQ)
+    assert {"all", "1"} <= set(bundle.calibration.offsets)
     assert (np.diff(forecast_NHQ, axis=2) >= 0).all()
     assert bundle.looks_back
 

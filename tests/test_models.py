@@ -8,6 +8,7 @@ from feastrain.artifacts import publishing
 from feastrain.errors import ArtifactError
 from feastrain.models.batches import Rows
 from feastrain.models.bundle import load_bundle, write_bundle
+from feastrain.models.calibration import Calibration
 from feastrain.models.encoder import fit
 from feastrain.models.losses import pinball_loss
 from feastrain.models.mlp import MLP, architecture, increasing
@@ -77,7 +78,9 @@ def _publish(folder, metrics=None):
     made, model = _model()
     with publishing(folder / "bundle", {}) as scratch:
         network = Network.of(made, model.state_dict())
-        write_bundle(scratch, [network], ENCODER, QUANTILES, metrics or {}, {"snapshot": "s"})
+        raw = Calibration(QUANTILES, {})
+        lineage = {"snapshot": "s", "recipe": {"label": {"event": None}}}
+        write_bundle(scratch, [network], ENCODER, raw, metrics or {}, lineage)
     return model, folder / "bundle"
 
 

@@ -279,6 +279,31 @@ def backtest(
 
 
 @app.command()
+def tune(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    trials: Annotated[
+        int, typer.Option(min=1, help="How many at all, earlier ones included.")
+    ] = 20,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Copy the best recipe there.", metavar="FILE")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Try values of the recipe's keys, as its `tune` says; the same command resumes."""
+    from feastrain.report import show_trials
+
+    tuned = Project(project).tune(recipe, trials)
+    if as_json:
+        _show(tuned.to_json(), as_json=True)
+    else:
+        show_trials(tuned)
+    if out is not None:
+        out.write_bytes(tuned.recipe.read_bytes())
+
+
+@app.command()
 def explain(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),

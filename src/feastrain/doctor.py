@@ -30,6 +30,7 @@ PACKAGES = {
     "great_expectations": ("a second engine of checks", "pip install 'feastrain[gx]'", True),
     "psycopg": ("PostgreSQL stores", "pip install 'feastrain[postgres]'", True),
     "redis": ("Redis stores", "pip install 'feastrain[redis]'", True),
+    "optuna": ("the search of `tune`", "pip install 'feastrain[tune]'", True),
     "mlflow": ("records of runs", "pip install 'feastrain[mlflow]'", True),
     "kubeflow": ("jobs on Kubernetes", "pip install 'feastrain[jobs]'", True),
 }

@@ -130,7 +130,13 @@ class Inspection(ABC):
         return subject
 
     def _request(
-        self, recipe: str | Path, store: FeatureStore, as_of: datetime | None, stage: Stage
+        self,
+        recipe: str | Path,
+        store: FeatureStore,
+        as_of: datetime | None,
+        stage: Stage,
+        *,
+        rehearsal: bool = False,
     ) -> JoinRequest:
         """Say what is to be joined for a recipe, and by what; its progress is the stage's."""
         from feastrain.dataset.engine import engine_of
@@ -138,7 +144,9 @@ class Inspection(ABC):
 
         asked = self.recipe(recipe)
         engine = engine_of(asked, self.settings.ray_address)
-        return JoinRequest(self.root, asked, store, as_of, engine, stage.advance)
+        return JoinRequest(
+            self.root, asked, store, as_of, rehearsal, engine=engine, on_part=stage.advance
+        )
 
     def _gx(self) -> ModuleType:
         from importlib import import_module

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from feastrain.serving.batch import BatchForecast
     from feastrain.serving.forecaster import Forecaster
     from feastrain.settings import Settings
+    from feastrain.training.tuning import Tuned
 
 
 class Project(Inspection):
@@ -121,12 +122,22 @@ class Project(Inspection):
             as_of: labels later than this do not exist yet.
             on_verdicts: told what every expectation found, before a broken one stops the build.
         """
+        return self._build(recipe, self.features(recipe), as_of, on_verdicts)
+
+    def _build(
+        self,
+        recipe: str | Path,
+        store: FeatureStore,
+        as_of: datetime | None,
+        on_verdicts: Callable[[list[Verdict]], None] = lambda verdicts: None,  # noqa: ARG005
+        *,
+        rehearsal: bool = False,
+    ) -> Snapshot:
         from feastrain.dataset.build import build
         from feastrain.telemetry import stage
 
-        store = self.features(recipe)
         with stage("build") as current:
-            request = self._request(recipe, store, as_of, current)
+            request = self._request(recipe, store, as_of, current, rehearsal=rehearsal)
             built = build(request, self.artifacts / "snapshots", on_verdicts)
             rows = built.snapshot.manifest["rows"]
             warned = sum(1 for v in built.snapshot.manifest["verdicts"] if not v["holds"])
@@ -184,26 +195,51 @@ class Project(Inspection):
             recipe: its name or path.
             fresh: start over rather than from the last checkpoint.
         """
+        return self._train(recipe, self.build(recipe), fresh=fresh)
+
+    def _train(
+        self,
+        recipe: str | Path,
+        snapshot: Snapshot,
+        *,
+        fresh: bool = False,
+        rehearsal: bool = False,
+    ) -> Bundle:
         from feastrain.jobs.train import train
         from feastrain.models.bundle import load_bundle
         from feastrain.telemetry import stage
 
-        snapshot = self.build(recipe)
         with stage("train", live=False) as current:
-            trained = train(self.recipe_path(recipe), snapshot, self.artifacts, fresh=fresh)
+            path, asked = self.recipe_path(recipe), {"fresh": fresh, "rehearsal": rehearsal}
+            trained = train(path, snapshot, self.artifacts, **asked)
             bundle = load_bundle(trained.path)
             current.made(cached=trained.cached, **bundle.metrics, path=_shown(trained.path))
         return bundle
 
     def backtest(self, recipe: str | Path) -> Backtest:
-        """Score the recipe's model and the baselines on the same held-out rows."""
+        """Score the recipe's model and the baselines on the same held-out rows of every origin.
+
+        For each origin of the recipe a training set is built and a model trained on what was
+        known then, unless an earlier run had done so.
+        """
         from feastrain.evaluation.backtest import backtest
+        from feastrain.evaluation.forecasts import forecast_origin
         from feastrain.telemetry import stage
 
-        bundle = self.train(recipe)
-        snapshot = self._snapshot_of(bundle)
+        asked, store = self.recipe(recipe), self.features(recipe)
+        made = []
+        for as_of in self._origins(asked):
+            past = as_of is not None
+            snapshot = self._build(recipe, store, as_of, rehearsal=past)
+            bundle = self._train(recipe, snapshot, rehearsal=past)
+            with stage("forecast") as current:
+                origin = forecast_origin(asked, snapshot, bundle, self.artifacts / "origins")
+                current.made(cached=origin.cached, origin=origin.origin, path=_shown(origin.path))
+            made.append((origin.path, snapshot))
         with stage("backtest") as current:
-            result = backtest(self.recipe(recipe), snapshot, bundle, self.artifacts / "backtests")
+            newest = made[-1][1].labels()
+            paths = [path for path, _ in made]
+            result = backtest(asked, paths, newest, self.artifacts / "backtests")
             current.made(
                 cached=result.cached,
                 origins=len(result.origins),
@@ -211,6 +247,37 @@ class Project(Inspection):
                 path=_shown(result.path),
             )
         return result
+
+    def _origins(self, recipe: Recipe) -> list[datetime | None]:
+        """Return when the labels of each origin of a backtest end; None where all are there."""
+        from datetime import UTC
+
+        from feastrain.dataset.labels import read_labels
+        from feastrain.dataset.split import backtest_folds
+
+        panel = read_labels(self.root / recipe.label.source, recipe)
+        moments = [moment.replace(tzinfo=UTC) for moment in panel.periods.tolist()]
+        folds = backtest_folds([recipe.period_name(moment) for moment in moments], recipe)
+        lasts = [moments[fold.last] for fold in folds]
+        return [None if last == panel.last_period else last for last in lasts]
+
+    def tune(self, recipe: str | Path, trials: int = 20) -> Tuned:
+        """Try values of the recipe's keys, as its `tune` says, and write the best recipe.
+
+        Args:
+            recipe: its name or path.
+            trials: how many at all, those of earlier calls included.
+        """
+        from feastrain.telemetry import stage
+        from feastrain.training.tuning import tune
+
+        asked, snapshot = self.recipe(recipe), self.build(recipe)
+        with stage("tune", live=False) as current:
+            about = self.recipe_path(recipe), asked, snapshot, self.artifacts
+            tuned = tune(*about, trials, settings=self.settings)
+            best = tuned.trials[0]
+            current.made(trials=len(tuned.trials), wmae=best.wmae, recipe=_shown(tuned.recipe))
+        return tuned
 
     def explain(self, recipe: str | Path, part: Part = "test") -> Explained:
         """Say which variables and which past periods the recipe's last bundle rests on.

@@ -8,9 +8,9 @@ and how to train. It never says where: endpoints and folders of one machine are 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotation when the class is made
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -26,6 +26,9 @@ from pydantic import (
 from feastrain.errors import LeakageError, RecipeError
 from feastrain.expectations import DriftLimits, Expectation  # noqa: TC001 - read by pydantic
 from feastrain.section import Count, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Role = Literal["static", "observed", "known_ahead", "unused"]
 
@@ -124,6 +127,65 @@ class Split(Section):
     test_cutoffs: Count = 1
     embargo: Count | None = None
     warm_up: Annotated[int, Field(ge=0)] = 0
+
+
+def _as_written(moment: object) -> object:
+    """Return a date or a moment that YAML has read as it was written."""
+    return moment.isoformat() if isinstance(moment, date) else moment
+
+
+class Backtest(Section):
+    """The origins of a backtest: for each a model is trained on what was known then.
+
+    An origin is the first cut-off of a test part. `origins: 4` and `every: 13` are the split as
+    it is, and as it was 13, 26 and 39 periods ago; `origins: [2011-11-11, 2012-02-03]` are the
+    dates at which the period of such a cut-off closes. Each tests `split.test_cutoffs`.
+    """
+
+    origins: (
+        Count
+        | Annotated[tuple[Annotated[str, BeforeValidator(_as_written)], ...], Field(min_length=1)]
+    ) = 1
+    every: Count = 1
+
+
+class Range(Section):
+    """Values to try from `low` to `high`: whole numbers where both are; `log` spreads them."""
+
+    low: float | int
+    high: float | int
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_width(self) -> Self:
+        if self.low >= self.high or (self.log and self.low <= 0):
+            message = f"low {self.low} must be less than high {self.high}, and positive for log"
+            raise ValueError(message)
+        return self
+
+    @property
+    def extremes(self) -> tuple[Any, Any]:
+        """The least and the largest value."""
+        return self.low, self.high
+
+    def holds(self, value: Any) -> bool:
+        """Tell whether a value is one to try."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+class Choices(Section):
+    """Values to try, of any kind."""
+
+    choices: Annotated[tuple[Any, ...], Field(min_length=2)]
+
+    @property
+    def extremes(self) -> tuple[Any, Any]:
+        """The first and the last value."""
+        return self.choices[0], self.choices[-1]
+
+    def holds(self, value: Any) -> bool:
+        """Tell whether a value is one to try."""
+        return value in self.choices
 
 
 class Audit(Section):
@@ -323,12 +385,16 @@ class Recipe(Section):
     features: Features
     transform: Transform | None = None
     split: Split = Split()
+    backtest: Backtest = Backtest()
     expectations: tuple[Expectation, ...] = ()
     audit: Audit = Audit()
     drift: DriftLimits | None = None
     retrieval: Retrieval = Retrieval()
     model: Model = MLPModel()
     training: Training = Training()
+    tune: dict[str, Range | Choices] = Field(default_factory=dict)
+    """What `tune` tries, by key: `training.learning_rate: {low: 0.001, high: 0.01, log: true}`,
+    `model.hidden: {choices: [[64], [128, 64]]}`, `model.members.0.leaves: {low: 31, high: 255}`."""
 
     @model_validator(mode="after")
     def _embargo_covers_the_horizon(self) -> Self:
@@ -381,7 +447,7 @@ class Recipe(Section):
 
     def data_section(self) -> dict[str, Any]:
         """Return what a snapshot depends on, as plain JSON values; what is not given is absent."""
-        left_out = {"name", "model", "training"}
+        left_out = {"name", "backtest", "model", "training", "tune"}
         section = self.model_dump(mode="json", exclude=left_out, exclude_none=True)
         del section["retrieval"]["engine"]
         return section
@@ -425,6 +491,53 @@ def load_recipe(path: Path) -> Recipe:
         )
         raise LeakageError(message)
     return recipe
+
+
+def place_of(content: dict[str, Any], key: str) -> tuple[Any, Any]:
+    """Return the section that a dotted key lies in, and its name there; `members.0` is the first.
+
+    Sections that are not there are made.
+    """
+    section: Any = content
+    *parents, last = key.split(".")
+    for part in parents:
+        section = section[int(part)] if isinstance(section, list) else section.setdefault(part, {})
+    return section, int(last) if isinstance(section, list) else last
+
+
+def _there(content: dict[str, Any], key: str) -> tuple[Any, Any]:
+    """Return the place of a key of `model` or `training`.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    section = last = None
+    try:
+        section, last = place_of(content, key)
+        section[last]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        section = None
+    if section is None or not key.startswith(("model.", "training.")):
+        message = f"tune.{key}: the recipe has no such key of model or training"
+        raise RecipeError(message)
+    return section, last
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with other values of some keys of `model` and `training`.
+
+    Raises:
+        RecipeError: it has no such key, or the value is none of it.
+    """
+    content = recipe.model_dump(mode="json")
+    for key, value in values.items():
+        section, last = _there(content, key)
+        section[last] = value
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        message = f"tune: {_first_fault(error)}"
+        raise RecipeError(message) from error
 
 
 def recipe_of(lineage: dict[str, Any]) -> Recipe:

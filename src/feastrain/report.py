@@ -20,37 +20,86 @@ if TYPE_CHECKING:
     from feastrain.dataset.plan import Plan
     from feastrain.evaluation.backtest import Backtest
     from feastrain.evaluation.explain import Shares
+    from feastrain.training.tuning import Tuned
 
 SHOWN = 240
 """Most characters of a value in a table; `--json` has all of it."""
-BAR = 40
+BAR = "seasonal-naive-growth"
+"""The baseline that a model must beat."""
+SCORED = ("WMAE", "vs naive", "MAE", "RMSE", "WAPE", "bias", "WQL", "covers", "WMAE special")
+WIDEST = 40
 """Characters of the longest bar."""
 _COLOURS = {"holds": "green", "warn": "yellow", "error": "red"}
 
 
 def show_leaderboard(result: Backtest) -> None:
-    """Print every system's scores on the same labels, best first."""
-    rows = result.scores[0].scores.rows
-    origins = ", ".join(origin[:10] for origin in result.origins)
-    table = Table(title=f"{rows:,} held-out labels after the cut-off {origins}", title_style="bold")
+    """Print every system's scores on the same labels, best first, then by step and event."""
+    rows, origins = result.scores[0].scores.rows, [origin[:10] for origin in result.origins]
+    after = f"the cut-off {origins[0]}"
+    if len(origins) > 1:
+        after = f"{len(origins)} cut-offs, {origins[0]} to {origins[-1]}"
+    table = Table(title=f"{rows:,} held-out labels after {after}", title_style="bold")
     table.add_column("system")
-    for heading in ("WMAE", "vs seasonal naive", "WAPE", "bias", "P10-P90 covers", "WMAE special"):
+    for heading in SCORED:
         table.add_column(heading, justify="right")
     for entry in result.scores:
         scores = entry.scores
         table.add_row(
-            entry.system,
+            entry.system + ("" if entry.beats_growth or entry.system == BAR else " *"),
             f"{scores.wmae:,.0f}",
             f"{-entry.improvement:+.1%}" if entry.improvement else "",
+            f"{scores.mae:,.0f}",
+            f"{scores.rmse:,.0f}",
             f"{scores.wape:.1%}",
             f"{scores.bias:+.1%}",
+            "" if scores.quantile_loss is None else f"{scores.quantile_loss:.4f}",
             "" if scores.coverage is None else f"{scores.coverage:.1%}",
             "" if entry.special is None else f"{entry.special.wmae:,.0f}",
         )
     console = _console()
     console.print(table)
+    if any(not entry.beats_growth and entry.system != BAR for entry in result.scores):
+        console.print(f"* no better than {BAR}", markup=False)
+    console.print(_band_table(result))
     for system in result.missing:
         console.print(f"{system} is not installed: pip install 'feastrain[baselines]'")
+    console.print(f"report: {result.page}", markup=False)
+
+
+def _band_table(result: Backtest) -> Table:
+    """Return WMAE by step and by special periods, a line a system and a column a group."""
+    groups = list(dict.fromkeys((row["by"], row["group"]) for row in result.tables))
+    found = {(row["system"], row["by"], row["group"]): row for row in result.tables}
+    table = Table(title="WMAE by step, and on special periods or not", title_style="bold")
+    table.add_column("system")
+    for by, group in groups:
+        counted = found[(result.scores[0].system, by, group)]["rows"]
+        said = f"step {group}" if by == "step" else "special" if group == "yes" else "ordinary"
+        table.add_column(f"{said}\n{counted:,}", justify="right")
+    for entry in result.scores:
+        scored = [found[(entry.system, *group)]["wmae"] for group in groups]
+        _add_row(table, entry.system, *("" if one is None else f"{one:,.0f}" for one in scored))
+    return table
+
+
+def show_trials(tuned: Tuned) -> None:
+    """Print every trial of a search, the best first, and where the best recipe lies."""
+    table = Table(title=f"{len(tuned.trials)} trials", title_style="bold")
+    for heading in ("trial", "WMAE on validation rows", "epochs"):
+        table.add_column(heading, justify="right")
+    table.add_column("outcome")
+    for key in tuned.trials[0].values:
+        table.add_column(key, justify="right")
+    for trial in tuned.trials:
+        wmae = "" if trial.wmae is None else f"{trial.wmae:,.2f}"
+        values = [
+            f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
+            for value in trial.values.values()
+        ]
+        _add_row(table, str(trial.number), wmae, str(trial.epochs), trial.outcome, *values)
+    console = _console()
+    console.print(table)
+    console.print(f"best recipe: {tuned.recipe}", markup=False)
 
 
 def show_verdicts(verdicts: list[dict[str, Any]]) -> None:
@@ -246,7 +295,7 @@ def _share_table(title: str, heading: str, shares: Mapping[str, float]) -> Table
     table.add_column("")
     largest = max(shares.values(), default=0.0) or 1.0
     for name, share in shares.items():
-        bar = "█" * round(BAR * share / largest)
+        bar = "█" * round(WIDEST * share / largest)
         _add_row(table, name, f"{share:.1%}", Text(bar, style="blue"))
     return table
 

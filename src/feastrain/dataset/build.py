@@ -62,9 +62,12 @@ def build(
     service = resolve_service(request.store, recipe)
     require_unreachable(request.root, recipe, request.store)
     inputs = inputs_of(request.root, recipe, service, request.as_of)
+    if request.rehearsal:
+        inputs["rehearsal"] = True
     final = directory / fingerprint(inputs)
     if is_published(final):
-        point_to_last(directory, recipe.name, final)
+        if not request.rehearsal:
+            point_to_last(directory, recipe.name, final)
         return Built(Snapshot.open(final), cached=True)
     manifest: dict[str, Any] = {"inputs": inputs}
     with publishing(final, manifest) as scratch:
@@ -72,18 +75,20 @@ def build(
         joined = join(request, service, scratch)
         join_seconds = round(time.perf_counter() - begun, 3)
         verdicts = validate(joined.training_set(), recipe.expectations)
-        verdicts += _judge_drift(joined.training_set(), recipe, directory)
-        on_verdicts(verdicts)
-        require(verdicts)
+        if not request.rehearsal:
+            verdicts += _judge_drift(joined.training_set(), recipe, directory)
+            on_verdicts(verdicts)
+            require(verdicts)
         manifest["verdicts"] = [verdict.to_json() for verdict in verdicts]
         manifest["audit"] = _audit(joined, directory.with_name("audits"))
         manifest |= _manifest(joined)
         write_table(scratch, "known", joined.known)
         write_table(scratch, "labels", joined.panel.table)
-    seconds = round(time.perf_counter() - started, 3)
-    effort = Effort(seconds, sum(joined.counts.values()), final.name, join_seconds)
-    record_effort(directory, recipe.name, effort)
-    point_to_last(directory, recipe.name, final)
+    if not request.rehearsal:
+        seconds = round(time.perf_counter() - started, 3)
+        effort = Effort(seconds, sum(joined.counts.values()), final.name, join_seconds)
+        record_effort(directory, recipe.name, effort)
+        point_to_last(directory, recipe.name, final)
     return Built(Snapshot.open(final), cached=False)
 
 

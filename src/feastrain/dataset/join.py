@@ -43,6 +43,9 @@ class JoinRequest:
     """The feature store, already applied."""
     as_of: datetime | None = None
     """Labels later than this do not exist yet; None takes all there are."""
+    rehearsal: bool = False
+    """Whether this is a training set of a past day, for a backtest: what the recipe expects of
+    today's is told of it, not required."""
     engine: Engine = field(default_factory=LocalEngine)
     on_part: Callable[[int, int], None] = lambda done, count: None  # noqa: ARG005
     """Told how many parts are made, of how many."""

@@ -60,6 +60,15 @@ def split_cutoffs(periods: int, recipe: Recipe) -> Split:
     )
 
 
+@dataclass(frozen=True)
+class Fold:
+    """One origin of a backtest: the split as it was then."""
+
+    split: Split
+    last: int
+    """Position of the last period that its labels close at: nothing later exists for it."""
+
+
 def rolling_origins(periods: int, recipe: Recipe, origins: int, step: int = 1) -> list[Split]:
     """Return one split for each of `origins` moments, oldest first, `step` periods apart.
 
@@ -82,3 +91,38 @@ def rolling_origins(periods: int, recipe: Recipe, origins: int, step: int = 1) -
             message = f"the first of {origins} origins lies {moved} periods back: {error}"
             raise DataError(message) from error
     return splits
+
+
+def backtest_folds(names: list[str], recipe: Recipe) -> list[Fold]:
+    """Return the folds that the recipe's backtest asks for, oldest first.
+
+    Args:
+        names: of the periods, oldest first, as `Recipe.period_name` gives them.
+        recipe: says how many there are, or at which first test cut-offs.
+
+    Raises:
+        DataError: the data is too short for one of them.
+        UsageError: a date is none of a cut-off whose labels are all there.
+    """
+    asked, horizon = recipe.backtest, recipe.horizon
+    if isinstance(asked.origins, int):
+        splits = rolling_origins(len(names), recipe, asked.origins, asked.every)
+    else:
+        splits = [_split_at(origin, names, recipe) for origin in sorted(set(asked.origins))]
+    return [Fold(split, split.test[-1] + horizon) for split in splits]
+
+
+def _split_at(origin: str, names: list[str], recipe: Recipe) -> Split:
+    newest = len(names) - recipe.horizon - recipe.split.test_cutoffs
+    if origin not in names[: newest + 1]:
+        message = (
+            f"backtest.origins has {origin}, which is no cut-off with labels for "
+            f"{recipe.horizon} periods after it and the test cut-offs that follow; "
+            f"the newest such is {names[max(newest, 0)]}, and others lie whole periods before it"
+        )
+        raise UsageError(message)
+    try:
+        return split_cutoffs(len(names) - (newest - names.index(origin)), recipe)
+    except DataError as error:
+        message = f"backtest.origins has {origin}: {error}"
+        raise DataError(message) from error

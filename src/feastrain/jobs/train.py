@@ -25,12 +25,18 @@ class Trained:
 
 
 def train(
-    recipe_path: Path, snapshot: Snapshot, artifacts: Path, *, fresh: bool = False
+    recipe_path: Path,
+    snapshot: Snapshot,
+    artifacts: Path,
+    *,
+    fresh: bool = False,
+    rehearsal: bool = False,
 ) -> Trained:
     """Fit the recipe's model on `snapshot` and publish it under `artifacts/bundles`.
 
     An interrupted run resumes from its last checkpoint; a finished one is not run again,
-    unless `fresh` asks for both to be done anew.
+    unless `fresh` asks for both to be done anew. The bundle becomes the recipe's last one, that
+    is served, unless it is a `rehearsal` of a past day.
 
     Raises:
         InterruptedRun: it was asked to stop, and a checkpoint was saved.
@@ -54,5 +60,6 @@ def train(
             *("--folder", str(run), "--bundle", str(final)),
         ]
         run_here(arguments, run, recipe.training, fresh=fresh)
-    point(artifacts / "bundles" / recipe.name, final)
+    if not rehearsal:
+        point(artifacts / "bundles" / recipe.name, final)
     return Trained(final, cached)

@@ -1,7 +1,8 @@
 """A bundle: everything that forecasting needs of a trained model, without training code.
 
 `model.json` says what the model is, and lies beside its weights; an ensemble has a folder of
-both for each member. `encoder.json`, `metrics.json` and `lineage.json`; no pickle.
+both for each member. `encoder.json`, `calibration.json`, `metrics.json` and `lineage.json`; no
+pickle.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feastrain.artifacts import open_manifest, write_json
+from feastrain.models.calibration import Calibration
 from feastrain.models.encoder import Encoder
+from feastrain.models.events import special_ahead
 from feastrain.models.network import DESCRIPTION, Network
 from feastrain.models.trees import Trees
 
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     Member = Network | Trees
 
 
+CALIBRATION = "calibration.json"
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A trained model with the encoder it was trained with, verified when it was opened."""
@@ -37,6 +43,7 @@ class Bundle:
     members: tuple[Member, ...]
     """The one model there is, or those of an ensemble."""
     encoder: Encoder
+    calibration: Calibration
     metrics: dict[str, Any]
     lineage: dict[str, Any]
     quantiles: tuple[float, ...]
@@ -59,7 +66,7 @@ class Bundle:
     def forecast(
         self, rows: pa.Table, known: pa.Table, past: pa.Table | None = None
     ) -> NDArray[np.float64]:
-        """Return [N, H, Q] quantiles in the unit of the label, in row order.
+        """Return [N, H, Q] calibrated quantiles in the unit of the label, in row order.
 
         Args:
             rows: entities, `event_timestamp` (the cut-off) and the row features.
@@ -68,7 +75,10 @@ class Bundle:
             past: the rows of earlier cut-offs, for a model that looks back; what is later than
                 a row's cut-off is not read.
         """
-        return mean_forecast(self.members, self.encoder, rows, known, past)
+        forecast_NHQ = mean_forecast(self.members, self.encoder, rows, known, past)
+        event = self.lineage["recipe"]["label"]["event"]
+        special_NH = special_ahead(rows, known, self.columns, event)
+        return self.calibration.apply(forecast_NHQ, self.encoder.unit(rows), special_NH)
 
 
 def mean_forecast(
@@ -88,7 +98,7 @@ def write_bundle(
     directory: Path,
     members: Sequence[Member],
     encoder: Encoder,
-    quantiles: Sequence[float],
+    calibration: Calibration,
     metrics: dict[str, Any],
     lineage: dict[str, Any],
 ) -> None:
@@ -98,7 +108,7 @@ def write_bundle(
         directory: where to write.
         members: the model, or those of an ensemble.
         encoder: fitted on the training rows.
-        quantiles: [Q], that every member answers.
+        calibration: of the quantiles, that every member answers.
         metrics: scores on the validation rows.
         lineage: what it was made from.
     """
@@ -109,9 +119,14 @@ def write_bundle(
             folder = directory / f"member-{number}"
             folder.mkdir()
             member.write(folder)
-        about = {"kind": "ensemble", "members": len(members), "quantiles": list(quantiles)}
+        about = {
+            "kind": "ensemble",
+            "members": len(members),
+            "quantiles": list(calibration.quantiles),
+        }
         write_json(directory / DESCRIPTION, about)
     write_json(directory / "encoder.json", encoder.to_json())
+    write_json(directory / CALIBRATION, calibration.to_json())
     write_json(directory / "metrics.json", metrics)
     write_json(directory / "lineage.json", lineage)
 
@@ -131,10 +146,14 @@ def load_bundle(path: Path) -> Bundle:
     folders = [path]
     if about["kind"] == "ensemble":
         folders = [path / f"member-{number}" for number in range(about["members"])]
+    calibration = Calibration(tuple(about["quantiles"]), {})
+    if (path / CALIBRATION).is_file():  # Bundles were not calibrated in the beginning.
+        calibration = Calibration.from_json(json.loads((path / CALIBRATION).read_text()))
     return Bundle(
         path=path,
         members=tuple(map(load_member, folders)),
         encoder=Encoder.from_json(encoder),
+        calibration=calibration,
         metrics=metrics,
         lineage=lineage,
         quantiles=tuple(about["quantiles"]),

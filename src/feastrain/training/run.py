@@ -22,6 +22,8 @@ from feastrain.artifacts import publishing
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import FeastrainError
 from feastrain.models.bundle import mean_forecast, write_bundle
+from feastrain.models.calibration import Calibration, calibrate
+from feastrain.models.events import special_ahead
 from feastrain.recipe import Recipe, load_recipe
 from feastrain.settings import Settings, load_settings
 from feastrain.telemetry import Stage, say, stage
@@ -33,7 +35,10 @@ from feastrain.training.watching import watching
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from feastrain.models.encoder import Encoder
+    from feastrain.training.observer import Watcher
 
 FAILURE = "failure.txt"
 """Where rank 0's launcher finds the one line that a failing rank had to say."""
@@ -49,6 +54,7 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
     *,
     settings: Settings,
     fresh: bool,
+    watchers: Sequence[Watcher] = (),
 ) -> None:
     """Fit the recipe's model on the snapshot and publish the bundle.
 
@@ -61,13 +67,14 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
         stop: set when the process was asked to stop.
         settings: who watches the run.
         fresh: ignore earlier checkpoints.
+        watchers: who watches it besides.
     """
     if fresh and here.leads:
         discard(folder)
     here.wait()
     with stage("fit") if here.leads else contextlib.nullcontext(Stage("fit")) as progress:
         about = About(recipe, snapshot, folder, bundle, here.world_size, fresh)
-        with watching(about, settings, progress, leads=here.leads) as observer:
+        with watching(about, settings, progress, watchers, leads=here.leads) as observer:
             members = Members(recipe, snapshot, folder, here, stop, observer, progress)
             encoder = members.fit()
             if here.leads:
@@ -91,26 +98,31 @@ def publish(members: Members, encoder: Encoder, bundle: Path) -> dict[str, float
         "torch": torch.__version__,
         "world_size": members.here.world_size,
     }
-    metrics = {"epochs": members.epochs, **_scores(members, encoder)}
+    scores, calibration = _judge(members, encoder)
+    metrics = {"epochs": members.epochs, **scores}
     with publishing(bundle, {}) as scratch:
-        quantiles = recipe.model.quantiles
-        write_bundle(scratch, members.final, encoder, quantiles, metrics, lineage)
+        write_bundle(scratch, members.final, encoder, calibration, metrics, lineage)
     return metrics
 
 
-def _scores(members: Members, encoder: Encoder) -> dict[str, float]:
-    """Return how good the models are on the validation rows, which they did not see."""
+def _judge(members: Members, encoder: Encoder) -> tuple[dict[str, float], Calibration]:
+    """Score and calibrate the models on the validation rows, which they did not see."""
     snapshot, quantiles = members.snapshot, members.recipe.model.quantiles
     rows = snapshot.rows("validation")
     forecast_NHQ = mean_forecast(members.scored, encoder, rows, snapshot.known(), snapshot.rows())
     label_NH, weight_NH = encoder.labels(rows)
-    error_NHQ = (label_NH * encoder.unit(rows)[:, None])[:, :, None] - forecast_NHQ
+    unit_N = encoder.unit(rows)
+    error_NHQ = (label_NH * unit_N[:, None])[:, :, None] - forecast_NHQ
     level_Q = np.asarray(quantiles)
     pinball_NHQ = np.maximum(level_Q * error_NHQ, (level_Q - 1) * error_NHQ)
     middle, weight = quantiles.index(0.5), weight_NH.sum()
     wmae = (weight_NH * np.abs(error_NHQ[:, :, middle])).sum() / weight
     pinball = (weight_NH * pinball_NHQ.mean(axis=2)).sum() / weight
-    return {"validation_wmae": round(float(wmae), 4), "validation_pinball": float(pinball)}
+    scores = {"validation_wmae": round(float(wmae), 4), "validation_pinball": float(pinball)}
+    seen_NH = np.where(weight_NH > 0, label_NH * unit_N[:, None], np.nan)
+    event = members.recipe.label.event
+    special_NH = special_ahead(rows, snapshot.known(), encoder.columns, event)
+    return scores, calibrate(seen_NH, forecast_NHQ, unit_N, special_NH, quantiles)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from feastrain.training.observer import Observer, Progress
 from feastrain.training.probes import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from feastrain.settings import Settings
     from feastrain.telemetry import Stage
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def watching(
-    about: About, settings: Settings, progress: Stage, *, leads: bool
+    about: About,
+    settings: Settings,
+    progress: Stage,
+    others: Sequence[Watcher] = (),
+    *,
+    leads: bool,
 ) -> Iterator[Observer]:
     """Yield the run's observer, and tell its watchers how the block ended.
 
@@ -28,6 +33,7 @@ def watching(
         about: the run.
         settings: which watchers there are, and where.
         progress: the stage that shows the run.
+        others: watchers besides, which are told last.
         leads: whether this is rank 0; other ranks are not watched.
 
     Raises:
@@ -38,7 +44,9 @@ def watching(
         yield Observer(epochs)
         return
     with contextlib.ExitStack() as stack:
-        observer = Observer(epochs, [Progress(progress), *_watchers(about, settings, stack)])
+        observer = Observer(
+            epochs, [Progress(progress), *_watchers(about, settings, stack), *others]
+        )
         outcome: Outcome = "failed"
         try:
             yield observer

@@ -1,0 +1,122 @@
+"""Quantiles that cover what they say: conformalized quantile regression.
+
+Each quantile is moved by an offset in units of its row, so large that on rows which the model
+was not fitted on it was reached as often as it says (Romano, Patterson & Candès 2019, theorem 2:
+both sides by themselves). Offsets differ by band of steps and for special periods, where there
+are enough labels. The median, which is the point forecast, stays.
+
+Shapes: N rows, H steps, Q quantiles, M labels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Flags = NDArray[np.bool_]
+
+LEAST_LABELS = 100
+"""A group with fewer labels takes the offsets of the group that holds it."""
+BANDS = (1, 4, 8)
+"""Last step of every band of steps but the last."""
+EVERYTHING = "all"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Offsets in units of a row, added to its quantiles."""
+
+    quantiles: tuple[float, ...]
+    offsets: dict[str, tuple[float, ...]]
+    """[Q] by group: `0 special` or `0 ordinary` of a band of steps, the band `0`, or `all`."""
+
+    def apply(self, forecast_NHQ: Floats, unit_N: Floats, special_NH: Flags) -> Floats:
+        """Return the quantiles moved; those that would cross their neighbour stop at it."""
+        offset_NHQ = np.zeros(forecast_NHQ.shape)
+        for names, group_NH in _groups(special_NH):
+            offset_NHQ[group_NH] = self.offset(names)
+        moved_NHQ = forecast_NHQ + offset_NHQ * unit_N[:, None, None]
+        middle = self.quantiles.index(0.5)
+        above = np.maximum.accumulate(moved_NHQ[:, :, middle:], axis=2)
+        below = np.minimum.accumulate(moved_NHQ[:, :, middle::-1], axis=2)[:, :, ::-1]
+        return np.concatenate([below, above[:, :, 1:]], axis=2)
+
+    def offset(self, names: Sequence[str]) -> tuple[float, ...]:
+        """Return [Q] the offsets of the first of several groups that has any."""
+        none = (0.0,) * len(self.quantiles)
+        return next((self.offsets[name] for name in names if name in self.offsets), none)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the calibration as plain JSON values."""
+        offsets = {name: list(values) for name, values in self.offsets.items()}
+        return {"quantiles": list(self.quantiles), "offsets": offsets}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Calibration:
+        """Read what `to_json` wrote."""
+        offsets = {name: tuple(values) for name, values in content["offsets"].items()}
+        return cls(tuple(content["quantiles"]), offsets)
+
+
+def calibrate(
+    label_NH: Floats,
+    forecast_NHQ: Floats,
+    unit_N: Floats,
+    special_NH: Flags,
+    quantiles: Sequence[float],
+) -> Calibration:
+    """Find the offsets from rows that the model was not fitted on.
+
+    Args:
+        label_NH: labels, NaN where not observed.
+        forecast_NHQ: quantiles in the label's unit, increasing.
+        unit_N: the unit of each row, positive.
+        special_NH: whether each target period is special.
+        quantiles: [Q] levels, increasing, with 0.5 among them.
+    """
+    shortfall_NHQ = (label_NH[:, :, None] - forecast_NHQ) / unit_N[:, None, None]
+    seen_NH = np.isfinite(label_NH)
+    groups: dict[str, Flags] = {}
+    for names, group_NH in _groups(special_NH):
+        for name in names:
+            groups[name] = groups.get(name, False) | group_NH & seen_NH
+    offsets = {
+        name: tuple(_conformal(shortfall_NHQ[group_NH], quantiles))
+        for name, group_NH in groups.items()
+        if group_NH.sum() >= LEAST_LABELS
+    }
+    return Calibration(tuple(quantiles), offsets)
+
+
+def _conformal(shortfall_MQ: Floats, quantiles: Sequence[float]) -> list[float]:
+    """Return [Q]: how far each quantile must rise to be reached as often as it says.
+
+    Of M labels the one at rank ceil((M + 1) q) counts from below, for a quantile under the
+    median from above: at least that share of labels lies on the inner side of it.
+    """
+    count, offsets = len(shortfall_MQ), []
+    for place, level in enumerate(quantiles):
+        outwards = -1.0 if level < 0.5 else 1.0
+        sorted_M = np.sort(outwards * shortfall_MQ[:, place])
+        rank = min(math.ceil((count + 1) * max(level, 1 - level)), count)
+        offsets.append(0.0 if level == 0.5 else outwards * float(sorted_M[rank - 1]))
+    return offsets
+
+
+def _groups(special_NH: Flags) -> list[tuple[tuple[str, ...], Flags]]:
+    """Return which of [N, H] share offsets, with the names of their groups, smallest first."""
+    band_H = np.searchsorted(BANDS, np.arange(1, special_NH.shape[1] + 1))
+    return [
+        ((f"{band} {kind}", str(band), EVERYTHING), (band_H == band)[None, :] & kind_NH)
+        for band in np.unique(band_H)
+        for kind, kind_NH in (("ordinary", ~special_NH), ("special", special_NH))
+    ]

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME = "main_job"
-STAGES = ("init", "engineer", "apply", "build", "train", "backtest", "materialize", "predict")
+STAGES = (
+    *("init", "engineer", "apply", "build", "train", "forecast", "backtest", "materialize"),
+    "predict",
+)
 
 
 def main() -> None:

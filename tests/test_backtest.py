@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 import subprocess
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feastrain import Project
-from feastrain.errors import DataError, RecipeError, UsageError
+from feastrain.errors import DataError, ExpectationError, RecipeError, UsageError
 from feastrain.evaluation.backtest import BAR, REFERENCE, leaderboard
 from feastrain.evaluation.forecasts import FILE, Forecasts
 from feastrain.evaluation.report_page import Report, as_page
@@ -103,6 +103,8 @@ def rolling(tmp_path_factory: pytest.TempPathFactory, demand: Project) -> Projec
     recipe = (root / "recipes" / "smoke.yaml").read_text()
     recipe = recipe.replace("name: smoke", "name: rolling")
     recipe = recipe.replace("split:\n", "backtest: {origins: 2, every: 6}\nsplit:\n")
+    assert "rows: [500, null]" in recipe
+    recipe = recipe.replace("rows: [500, null]", "rows: [1280, null]")  # as there are today
     (root / "recipes" / "rolling.yaml").write_text(recipe)
     project = Project(root, Settings())
     project.backtest("rolling")
@@ -144,6 +146,13 @@ def test_a_past_origin_is_not_what_is_served(rolling: Project) -> None:
     bundle, newest = rolling.bundle("rolling"), rolling.build("rolling")
     assert newest.fingerprint == bundle.lineage["snapshot"]
     assert newest.fingerprint == rolling.snapshot("rolling").fingerprint
+
+
+def test_what_is_expected_of_today_is_not_required_of_a_past_origin(rolling: Project) -> None:
+    """Its smaller training set was made all the same, but is not what `build --as-of` gives."""
+    first = datetime.fromisoformat(rolling.backtest("rolling").origins[0])
+    with pytest.raises(ExpectationError, match="rows"):
+        rolling.build("rolling", as_of=first + timedelta(weeks=8))
 
 
 def test_no_label_after_an_origin_moves_what_it_said(rolling: Project, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ tune(path, load_recipe(path), Snapshot.open(snapshot), folder, 3, settings=Setti
 def test_a_killed_search_goes_on(snapshot: Snapshot, tmp_path: Path) -> None:
     """After SIGKILL in mid-trial the finished trial stands, and the other resumes its run."""
     path = tmp_path / "tiny.yaml"
-    path.write_text(tiny_recipe(tmp_path, 60).read_text() + SPACE)
+    path.write_text(tiny_recipe(tmp_path, 15).read_text() + SPACE)
     command = [sys.executable, "-c", DRIVER, path, snapshot.path, tmp_path]
     log = tmp_path / "log"
     with log.open("w") as file:

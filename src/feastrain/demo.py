@@ -54,6 +54,8 @@ def run_demo(directory: Path, data: Path | None, recipe: str) -> Demo:
     source = str(project.raw_facts()["source"])
     say(f"Running on {source}.")
     result = project.backtest(recipe)
+    if not isinstance(project.recipe(recipe).backtest.origins, int):
+        project.train(recipe)  # Dates may all be of the past; what is served is of today.
     project.materialize(recipe)
     forecast = project.predict(recipe)
     bundle = project.bundle(recipe)

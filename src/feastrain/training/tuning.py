@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 BEST = "best.yaml"
 COMPARED_AFTER = 4
 """Trials that run to their end before any is ended for being worse than the median."""
+WARM_UP = 2
+"""The first epoch that is compared."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _study(folder: Path, recipe: Recipe) -> Study:
         storage=url,
         study_name=recipe.name,
         load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=COMPARED_AFTER, n_warmup_steps=1),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=COMPARED_AFTER, n_warmup_steps=WARM_UP),
     )
     # A study that goes on must not draw again what it drew in the beginning.
     seed = recipe.training.seed + len(study.trials)

@@ -20,7 +20,7 @@ class RedisPrimary(FeastConfigBaseModel):  # type: ignore[misc] # Feast is not t
     """Name of the master that the Sentinels watch."""
 
     connection_string: str = "localhost:6379"
-    """`HOST:PORT[,HOST:PORT...][,password=...,ssl=true,...]`, or `redis://` and `rediss://` URLs."""
+    """`HOST:PORT[,HOST:PORT...][,password=...,ssl=true]`, or URLs (`redis://`, `rediss://`)."""
 
     key_ttl_seconds: PositiveInt = 86_400
     """How long a key lives, give or take a tenth; it is then read from the fallback again."""

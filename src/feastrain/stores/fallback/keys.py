@@ -20,30 +20,42 @@ _WHOLE = {"INT64": "<IIq", "INT32": "<IIi", "UNIX_TIMESTAMP": "<IIq"}
 _TEXT = {"STRING", "BYTES"}
 
 
-def entity_keys(view: FeatureView, columns: Mapping[str, Sequence[Any]]) -> list[bytes]:
-    """Return the key of each of N entities, byte for byte as Feast serialises it.
+class EntityKeys:
+    """The keys of one view's entities, byte for byte as Feast serialises them."""
 
-    Args:
-        view: the feature view, whose join keys and their types count.
-        columns: [N] values by join key; more columns than those of the view are passed over.
+    def __init__(self, view: FeatureView) -> None:
+        """Read the join keys of `view` and their types."""
+        self._view = view.name
+        kinds = {field.name: field.dtype.to_value_type().name for field in view.entity_columns}
+        self._alone = not kinds or list(kinds) == [DUMMY_ENTITY_ID]
+        self._kinds = dict(sorted(kinds.items())) or {DUMMY_ENTITY_ID: "STRING"}
+        self._prefix = serialize_entity_key_prefix(list(self._kinds), 3)
 
-    Raises:
-        UsageError: a join key has no column, or a value of another type.
-    """
-    kinds = {field.name: field.dtype.to_value_type().name for field in view.entity_columns}
-    if not kinds or list(kinds) == [DUMMY_ENTITY_ID]:
-        count = len(next(iter(columns.values()), ()))
-        kinds, columns = {DUMMY_ENTITY_ID: "STRING"}, {DUMMY_ENTITY_ID: [DUMMY_ENTITY_VAL] * count}
-    names = sorted(kinds)
-    missing = [name for name in names if name not in columns]
-    if missing:
-        message = f"view {view.name!r} is keyed by {', '.join(names)}; {missing[0]!r} is not given"
-        raise UsageError(message)
-    prefix = serialize_entity_key_prefix(names, 3)
-    parts = [_serialised(name, kinds[name], columns[name]) for name in names]
-    if len(parts) == 1:
-        return [prefix + part for part in parts[0]]
-    return [prefix + b"".join(part) for part in zip(*parts, strict=True)]
+    @property
+    def names(self) -> list[str]:
+        """The join keys that the key is made of; none where the view has no entity."""
+        return [] if self._alone else list(self._kinds)
+
+    def of(self, columns: Mapping[str, Sequence[Any]]) -> list[bytes]:
+        """Return the key of each of N entities.
+
+        Args:
+            columns: [N] values by join key; those that the view lacks are passed over.
+
+        Raises:
+            UsageError: a join key has no column, or a value of another type.
+        """
+        if self._alone:
+            count = len(next(iter(columns.values()), ()))
+            columns = {DUMMY_ENTITY_ID: [DUMMY_ENTITY_VAL] * count}
+        missing = [name for name in self._kinds if name not in columns]
+        if missing:
+            message = f"view {self._view!r} is keyed by {missing[0]!r}, which is not given"
+            raise UsageError(message)
+        parts = [_serialised(name, kind, columns[name]) for name, kind in self._kinds.items()]
+        if len(parts) == 1:
+            return [self._prefix + part for part in parts[0]]
+        return [self._prefix + b"".join(part) for part in zip(*parts, strict=True)]
 
 
 def _serialised(name: str, kind: str, values: Sequence[Any]) -> list[bytes]:

@@ -65,7 +65,7 @@ class Layout:
         """Lay out `fields`: names of features, each with the name of its Feast type."""
         self.fields = tuple((name, kind) for name, kind in fields)
         self.json = json.dumps(self.fields)
-        self.number = zlib.crc32(self.json.encode())
+        self.number = zlib.crc32(self.json.encode()) or 1
         self._place = {name: index for index, (name, _) in enumerate(self.fields)}
         self._kinds = dict(self.fields)
         self._variable = [name for name, kind in self.fields if kind not in FIXED]
@@ -94,7 +94,7 @@ class Layout:
         rows = np.zeros(count, dtype=self.head)
         rows["event"], rows["created"], rows["layout"] = event, created, self.number
         null = np.ones((count, len(self.fields)), dtype=bool)
-        tails = []
+        tails = [cells[name][0] for name in self._variable if name in cells]
         for name, (values, missing) in cells.items():
             place = self._place[name]
             null[:, place] = missing
@@ -102,9 +102,6 @@ class Layout:
                 rows[f"{place}"] = np.where(missing, 0, values)
             else:
                 rows[f"{place}"] = [len(value) for value in values]
-        for name in self._variable:
-            if name in cells:
-                tails.append(cells[name][0])
         rows["null"] = np.packbits(null, axis=1, bitorder="little")
         return Packed(rows, [b"".join(parts) for parts in zip(*tails, strict=True)])
 
@@ -185,7 +182,7 @@ class Layout:
                 for value, missing in zip(values, null, strict=True)
             ], null
         if wrong:
-            message = f"feature {name!r} is declared {kind} and was given a {sorted(wrong)[0]}"
+            message = f"feature {name!r} is declared {kind} and was given a {min(wrong)}"
             raise DataError(message)
         if kind in FIXED:
             return np.array([getattr(v, field) for v in values], dtype=FIXED[kind][1]), null

@@ -83,9 +83,7 @@ class Ledger(ABC):
         """Return the keys that `table` has, and their rows."""
 
     @abstractmethod
-    def upsert(
-        self, run: Any, table: str, entries: Iterable[tuple[bytes, int, bytes]]
-    ) -> None:
+    def upsert(self, run: Any, table: str, entries: Iterable[tuple[bytes, int, bytes]]) -> None:
         """Write rows (key, event in microseconds, row), but over later ones."""
 
     @abstractmethod
@@ -149,8 +147,10 @@ class Ledger(ABC):
                 self._sql("INSERT INTO {layouts} VALUES (%s, %s) ON CONFLICT DO NOTHING"),
                 (layout.number, layout.json),
             )
-            note = f"INSERT INTO {{writes}} (id, view, started) VALUES (%s, %s, {self.clock})"
-            run.execute(self._sql(note), (token, table))
+            run.execute(
+                self._sql("INSERT INTO {writes} (id, view, started) VALUES (%s, %s, {clock})"),
+                (token, table),
+            )
             rows = packed.rows(version)
             events = packed.heads["event"].tolist()
             self.upsert(run, table, zip(keys, events, rows, strict=True))
@@ -194,13 +194,12 @@ class Ledger(ABC):
         return self._retried(self._generations)
 
     def _generations(self) -> dict[str, int]:
-        overdue = f"started < {self.clock} - {LEASE_SECONDS}"
         query = (
             "SELECT v.view, v.generation, w.id FROM {views} v"
-            f" LEFT JOIN {{writes}} w ON w.view = v.view AND w.{overdue}"
+            " LEFT JOIN {writes} w ON w.view = v.view AND w.started < {clock} - %s"
         )
         with self.transaction() as run:
-            found = run.execute(self._sql(query), ()).fetchall()
+            found = run.execute(self._sql(query), (LEASE_SECONDS,)).fetchall()
         generations = {view: generation for view, generation, _ in found}
         for view in {view for view, _, token in found if token is not None}:
             tokens = [token for other, _, token in found if other == view]
@@ -257,14 +256,16 @@ class Ledger(ABC):
             with self.transaction() as run:
                 for table in tables:
                     run.execute(f"DROP TABLE IF EXISTS {self.quoted(table)}", ())
-                    for part in ("{views}", "{writes}", "{chunks}"):
-                        run.execute(self._sql(f"DELETE FROM {part} WHERE view = %s"), (table,))
+                    run.execute(self._sql("DELETE FROM {views} WHERE view = %s"), (table,))
+                    run.execute(self._sql("DELETE FROM {writes} WHERE view = %s"), (table,))
+                    run.execute(self._sql("DELETE FROM {chunks} WHERE view = %s"), (table,))
 
         self._retried(work)
 
     def _sql(self, statement: str) -> str:
         names = ("views", "layouts", "writes", "chunks")
-        return statement.format(**{n: self.quoted(f"feastrain_online_{n}") for n in names})
+        tables = {name: self.quoted(f"feastrain_online_{name}") for name in names}
+        return statement.format(clock=self.clock, **tables)
 
     def _retried(self, work: Callable[[], T]) -> T:
         """Do idempotent work, again where it failed in passing, within the budget."""
@@ -278,7 +279,8 @@ class Ledger(ABC):
             message = f"{self.place} lacks a table ({_line(error)}); run `feast apply`"
             raise FeastrainError(message) from error
         except self.failures as error:
-            raise FeastrainError(f"{self.place} does not answer: {_line(error)}") from error
+            message = f"{self.place} does not answer: {_line(error)}"
+            raise FeastrainError(message) from error
         raise AssertionError
 
 

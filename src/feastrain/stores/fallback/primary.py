@@ -65,7 +65,7 @@ class Primary:
         return self._incarnation
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the row of each key, empty where there is none, or None where that is not known."""
+        """Return the row of each key: empty where there is none, None where that is not known."""
         found: list[bytes | None]
         found = self._reader.mget_nonatomic(keys) if self._many else self._reader.mget(keys)
         return found
@@ -173,7 +173,8 @@ def _parsed(address: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
                 raise UsageError(message)
             nodes.append((host, int(port)))
     if not nodes:
-        raise UsageError("connection_string names no HOST:PORT")
+        message = "connection_string names no HOST:PORT"
+        raise UsageError(message)
     return nodes, options
 
 

@@ -83,7 +83,7 @@ class SqliteLedger(Ledger):
         escaped = table.replace('"', '""')
         return f'"{escaped}"'
 
-    def transient(self, error: Exception) -> bool:
+    def transient(self, error: Exception) -> bool:  # noqa: ARG002 - others look at it
         """Tell whether an error may go away by itself: never, beyond SQLite's own waiting."""
         return False
 

@@ -180,9 +180,7 @@ class Tiers:
                 for key, row in zip(wanted[table], answer[table], strict=True)
             ]
             if table in generations:
-                self._tell(
-                    table, generations[table], keys, [rows.get(key, ABSENT) for key in keys]
-                )
+                self._tell(table, generations[table], keys, [rows.get(key, ABSENT) for key in keys])
 
     def _tell(
         self, table: str, generation: int, keys: Sequence[bytes], rows: Sequence[bytes]

@@ -3,8 +3,8 @@
 Both read the same Parquet file through the same offline store; what differs is the way from there
 into the online store. `redis` is Feast's Redis store against ours with a SQLite file that is
 written first: ours writes two stores in that time. `postgres` and `sqlite` are one store each.
-Each system has a process of its own, whose largest resident memory is told beside the time (less
-than nothing is hidden: the time starts when the repo is applied and the server is up).
+Each system has a process of its own, whose largest resident memory is told beside the time, which
+starts when the server is up and the repo is applied.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ def _work(work: dict[str, Any]) -> None:
             online = online_store_of(store)
             assert online is not None
             write_view(store, store.get_feature_view("numbers"), online.tiers(store.config), SPAN)
+            online.close()
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"wall_s": seconds, "peak_rss_mb": peak}))

@@ -46,7 +46,7 @@ def main() -> None:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="online-")))
         servers = stack.enter_context(redis()), stack.enter_context(postgres())
         write_rows(scratch / "rows.parquet", rows)
-        systems = _systems(scratch, *servers)
+        systems = _systems(scratch, *servers, stack)
         blocks = QUICK_BLOCKS if asked.quick else BLOCKS
         times = {
             case: _measured(systems, CASES[case], rows, blocks) for case in asked.case.split(",")
@@ -75,7 +75,9 @@ def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", default=",".join(CASES), help="some of %(default)s")
 
 
-def _systems(scratch: Path, primary: dict[str, Any], fallback: dict[str, Any]) -> dict[str, Read]:
+def _systems(
+    scratch: Path, primary: dict[str, Any], fallback: dict[str, Any], stack: contextlib.ExitStack
+) -> dict[str, Read]:
     from feastrain.stores.fallback.bulk import write_view
     from feastrain.stores.feature_repo import online_store_of
 
@@ -85,6 +87,7 @@ def _systems(scratch: Path, primary: dict[str, Any], fallback: dict[str, Any]) -
     feasts = apply(scratch / "feasts", path, primary)
     online, view = online_store_of(ours), ours.get_feature_view("numbers")
     assert online is not None
+    stack.callback(online.close)
     write_view(ours, view, online.tiers(ours.config), SPAN)
     _fill_feasts(feasts, path)
     client, raw = _raw(primary, path)

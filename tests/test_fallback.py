@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from feast_repos import START, hours
+from feast_repos import START
 from feastrain.errors import DataError, UsageError
 from feastrain.stores.fallback.bulk import write_view
 from feastrain.stores.feature_repo import online_store_of, quiet_offline_store

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def materialize(  # noqa: PLR0913 - what, up to when, since what, and who watches
+def materialize(
     store: FeatureStore,
     views: list[str],
     as_of: datetime,

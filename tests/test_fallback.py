@@ -1,4 +1,4 @@
-"""The online store with a fallback, on real servers: Feast's answers, whichever store gives them."""
+"""The online store with a fallback, on real servers: Feast's answers, whoever gives them."""
 
 from __future__ import annotations
 

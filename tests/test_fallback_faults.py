@@ -209,7 +209,7 @@ def test_without_both_stores_a_read_fails_in_one_line(
 ) -> None:
     """The line says which server does not answer."""
     away = {**server, "host": str(tmp_path), "pool_seconds": 0.2, "retry_seconds": 0.5}
-    with pytest.raises(FeastrainError, match="PostgreSQL at .* does not answer"):
+    with pytest.raises(FeastrainError, match=r"PostgreSQL at .* does not answer"):
         opened_on(tmp_path, away, {**PRIMARY, "connection_string": "127.0.0.1:1"})
 
 
@@ -259,7 +259,7 @@ def test_keys_live_for_a_time_and_are_read_again_after_it(
 ) -> None:
     """Each key has a life of about a day; one that is gone is read from PostgreSQL and kept."""
     client = redis.client()
-    lives = np.array([client.ttl(key) for key in client.keys()])
+    lives = np.array([client.ttl(key) for key in client.scan_iter()])
     assert (0.89 * 86_400 < lives).all()
     assert (lives < 1.11 * 86_400).all()
     client.flushall()

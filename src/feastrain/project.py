@@ -316,7 +316,16 @@ class Project(Inspection):
                 from feastrain.dataset.past import keep_past
 
                 keep_past(store, service, asked, panel, self.artifacts / "past")
-            cached = materialize(store, views, cutoff, state, self.artifacts / "materialized")
+            cached = materialize(
+                store,
+                views,
+                cutoff,
+                state,
+                self.artifacts / "materialized",
+                progress=lambda view, rows: current.advance(
+                    views.index(view), len(views), view=view, rows=rows
+                ),
+            )
             current.made(cached=cached, views=len(views), as_of=cutoff.isoformat())
         return cutoff
 

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from feastrain.stores.fallback import FallbackOnlineStore
+
 ASOF = "feastrain.stores.asof.AsofOfflineStore"
+FALLBACK = "feastrain.stores.fallback.FallbackOnlineStore"
 
 
 def open_store(repo: Path) -> FeatureStore:
@@ -125,15 +128,27 @@ def endpoints(store: FeatureStore) -> dict[str, tuple[str, int]]:
         "online store": store.config.online_store,
         "registry": store.config.registry,
     }
+    if store.config.online_store.type == FALLBACK:
+        parts["online store, primary"] = store.config.online_store.primary
+        parts["online store, fallback"] = store.config.online_store.fallback
     for what, config in parts.items():
         host, port = getattr(config, "host", None), getattr(config, "port", None)
         address = str(getattr(config, "connection_string", "") or "").split(",")[0]
         if host and port and not str(host).startswith("/"):  # a path is a local socket
-            found[f"{what} ({config.type})"] = (str(host), int(port))
+            first = str(host).split(",")[0], int(str(port).split(",")[0])
+            found[f"{what} ({config.type})"] = first
         elif ":" in address and address.rpartition(":")[2].isdecimal():
             name, _, number = address.rpartition(":")
             found[f"{what} ({config.type})"] = (name, int(number))
     return found
+
+
+def online_store_of(store: FeatureStore) -> FallbackOnlineStore | None:
+    """Return the online store that Feast itself uses, where it is ours."""
+    if str(store.config.online_store.type) != FALLBACK:
+        return None
+    online: FallbackOnlineStore = store._get_provider().online_store
+    return online
 
 
 def takes_arrow(store: FeatureStore) -> bool:

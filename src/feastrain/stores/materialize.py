@@ -10,18 +10,26 @@ from typing import TYPE_CHECKING
 
 from feastrain.artifacts import fingerprint, write_json
 from feastrain.errors import UsageError
-from feastrain.stores.feature_repo import quiet_offline_store
+from feastrain.stores.feature_repo import online_store_of, quiet_offline_store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from feast import FeatureStore
 
+    from feastrain.stores.fallback.bulk import Progress
+
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def materialize(
-    store: FeatureStore, views: list[str], as_of: datetime, state: object, stamp: Path
+    store: FeatureStore,
+    views: list[str],
+    as_of: datetime,
+    state: object,
+    stamp: Path,
+    *,
+    progress: Progress | None = None,
 ) -> bool:
     """Write the latest values at `as_of` of every view, unless that was done already.
 
@@ -31,6 +39,7 @@ def materialize(
         as_of: the cut-off; facts later than this are not read.
         state: fingerprints of what is behind the views.
         stamp: file that remembers what was materialised last.
+        progress: is told of a view's rows as they are written, where the store can say so.
 
     Returns:
         Whether the online store was up to date already.
@@ -57,18 +66,43 @@ def materialize(
         )
         raise UsageError(message)
     stamp.unlink(missing_ok=True)
+    rest = [name for name in views if not _written_by_column(store, name, as_of, progress)]
     said = io.StringIO()
     with quiet_offline_store(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        store.materialize(start_date=BEGINNING, end_date=as_of, feature_views=views)
+        if rest:
+            store.materialize(start_date=BEGINNING, end_date=as_of, feature_views=rest)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     write_json(stamp, now)
     return False
+
+
+def _written_by_column(
+    store: FeatureStore, name: str, as_of: datetime, progress: Progress | None
+) -> bool:
+    """Write a view's rows without Feast's way through pandas, where the store knows how to."""
+    online = online_store_of(store)
+    if online is None:
+        return False
+    from feastrain.stores.fallback.bulk import goes_by_column, write_view
+
+    view = store.get_feature_view(name)
+    if not goes_by_column(view):
+        return False
+    span = (BEGINNING, as_of)
+    with quiet_offline_store():
+        write_view(store, view, online.tiers(store.config), span, progress)
+    store.registry.apply_materialization(view, store.project, *span)
+    return True
 
 
 def _where(store: FeatureStore) -> dict[str, str]:
     """Return what tells one online store from another, without its secrets."""
     config = store.config.online_store
     told = {name: str(getattr(config, name, "")) for name in ("type", "path", "host", "port")}
+    for part in ("primary", "fallback"):
+        within = getattr(config, part, None)
+        names = ("type", "path", "host", "port", "database", "connection_string")
+        told |= {f"{part}.{name}": str(getattr(within, name, "")).split(",")[0] for name in names}
     told["database"] = str(getattr(config, "database", ""))
     told["address"] = str(getattr(config, "connection_string", "")).split(",")[0]
     return told

@@ -15,6 +15,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import from_feast_to_pyarrow_type
 
 from feastrain.errors import FeastrainError, ProjectError
+from feastrain.stores.feature_repo import online_store_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from feastrain.recipe import FeatureColumns, Recipe
+    from feastrain.stores.fallback.stored import ColumnsReader
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
@@ -77,6 +79,7 @@ class OnlineFeatures:
         self._first_period = first_period
         self._refresh_at = 0.0
         self._types = _feature_types(store, [*row_features, *known_features])
+        self._readers = _readers(store, self._row_features, self._known_features)
         self._telling = self._features_keyed_by_series()
 
     def as_of(self) -> datetime:
@@ -102,7 +105,7 @@ class OnlineFeatures:
     def read(self, series: pa.Table) -> OnlineRows:
         """Read the features of `series` (entity columns) and of the periods ahead of them."""
         as_of = self.as_of()
-        rows, present = self._online(self._row_features, series)
+        rows, present = self._online(self._row_features, series, as_of)
         stamp = pa.array([as_of] * len(series), type=TIMESTAMP)
         found = np.zeros(len(series), dtype=bool)
         for name in self._telling:
@@ -133,14 +136,16 @@ class OnlineFeatures:
             frequency = self._recipe.frequency
             names = [self._recipe.period_name(as_of + int(step) * frequency) for step in steps]
             wanted[str(self._recipe.features.period_key)] = pa.array(names)
-            answer, _ = self._online(self._known_features, pa.table(wanted))
+            answer, _ = self._online(self._known_features, pa.table(wanted), as_of)
             columns |= {name: answer[name] for name in self._columns.known_ahead}
         return pa.table(columns)
 
     def _online(
-        self, features: list[str], entities: pa.Table
+        self, features: list[str], entities: pa.Table, as_of: datetime
     ) -> tuple[pa.Table, dict[str, NDArray[np.bool_]]]:
         keys = {name: entities[name].to_pylist() for name in entities.column_names}
+        if self._readers is not None:
+            return self._by_column(self._readers[tuple(features)], entities, keys, as_of)
         try:
             answer = self._store.get_online_features(features=features, entity_rows=keys)
         except STORE_ERRORS as error:
@@ -159,6 +164,21 @@ class OnlineFeatures:
             present[name] = np.array(statuses[name].statuses) != FieldStatus.NOT_FOUND
         return pa.table(columns), present
 
+    def _by_column(
+        self,
+        reader: ColumnsReader,
+        entities: pa.Table,
+        keys: dict[str, list[Any]],
+        as_of: datetime,
+    ) -> tuple[pa.Table, dict[str, NDArray[np.bool_]]]:
+        columns = {name: entities[name] for name in entities.column_names}
+        present = {}
+        for rows in reader.read(keys, as_of):
+            for name in rows.values:
+                columns[name] = rows.arrow(name, self._types[name])
+                present[name] = rows.found
+        return pa.table(columns), present
+
     def _features_keyed_by_series(self) -> list[str]:
         """Return the features whose view is keyed by every entity; all, if there is none."""
         telling = []
@@ -168,6 +188,22 @@ class OnlineFeatures:
             if keys >= set(self._columns.entities):
                 telling.append(name)
         return telling or [reference.split(":", 1)[1] for reference in self._row_features]
+
+
+def _readers(store: FeatureStore, *asked: list[str]) -> dict[tuple[str, ...], ColumnsReader] | None:
+    """Return what reads each list of features by column, where the online store can."""
+    online = online_store_of(store)
+    if online is None:
+        return None
+    readers = {}
+    for references in asked:
+        wanted: dict[str, list[str]] = {}
+        for reference in references:
+            view, name = reference.split(":", 1)
+            wanted.setdefault(view, []).append(name)
+        views = [(store.get_feature_view(view), names) for view, names in wanted.items()]
+        readers[tuple(references)] = online.reader(store.config, views)
+    return readers
 
 
 def _views_of(references: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from feastrain.stores.asof.parquet import filesystem_of
 from feastrain.stores.asof.writing import write_parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import pyarrow as pa
@@ -74,6 +74,10 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
         """
         source = FileSource(path=FileSource.get_uri_for_file_path(None, str(path)))
         write_parquet(self._rows.batches(batch_bytes), *filesystem_of(source, source.path))
+
+    def batches(self, most_bytes: int) -> Iterator[pa.Table]:
+        """Yield the rows in batches of about `most_bytes`, in order."""
+        return self._rows.batches(most_bytes)
 
     def to_sql(self) -> str:
         """Return one DuckDB statement that yields the same rows.

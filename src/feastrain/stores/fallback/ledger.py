@@ -1,0 +1,305 @@
+"""The durable store: rows by entity key, and the ledger of what a primary may not have heard of.
+
+Every write is numbered and, in the same transaction, noted in the ledger; the note is struck out
+when the primary has the rows too. Where it has not, the view gets a new generation: keys of the
+primary carry the generation they were written in, so all that it held of the view is out of sight
+at once, whether it missed one row or was away for a day. A note that outlives its lease (the
+writer was killed) does the same.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import stamina
+
+from feastrain.errors import FeastrainError
+from feastrain.stores.fallback.layout import Layout
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from feastrain.stores.fallback.layout import Packed
+
+T = TypeVar("T")
+
+LEASE_SECONDS = 30
+"""How long a writer may take to tell the primary of one write."""
+RETRY_FIRST, RETRY_LONGEST = 0.02, 1.0
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS {views}"
+    " (view TEXT PRIMARY KEY, generation BIGINT NOT NULL, version BIGINT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {layouts} (number BIGINT PRIMARY KEY, fields TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {writes}"
+    " (id BIGINT PRIMARY KEY, view TEXT NOT NULL, started BIGINT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {chunks} (view TEXT NOT NULL, chunk BIGINT NOT NULL,"
+    " digest TEXT NOT NULL, PRIMARY KEY (view, chunk))",
+)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Which part of a bulk write some rows are, so that it is not written twice."""
+
+    number: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """One write that is durable, and what the primary is to be told of it."""
+
+    token: int
+    generation: int
+    rows: list[bytes]
+
+
+class Ledger(ABC):
+    """A durable store; what differs from one database to the next is in its subclasses."""
+
+    name: str
+    """What it is, as counted: `postgres`."""
+    place: str
+    """Where it is, for a message."""
+    failures: tuple[type[Exception], ...]
+    """What its client raises when it is away, or refuses."""
+    missing: tuple[type[Exception], ...]
+    """What its client raises when a table is missing."""
+    clock: str
+    """SQL for the server's time in seconds since 1970."""
+    retry_seconds: float
+
+    @abstractmethod
+    def transaction(self) -> contextlib.AbstractContextManager[Any]:
+        """Run statements together: yield what has `execute(SQL, parameters)`."""
+
+    @abstractmethod
+    def fetch(self, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Return the keys that `table` has, and their rows."""
+
+    @abstractmethod
+    def upsert(self, run: Any, table: str, entries: Iterable[tuple[bytes, int, bytes]]) -> None:
+        """Write rows (key, event in microseconds, row), but over later ones."""
+
+    @abstractmethod
+    def create_table(self, run: Any, table: str) -> None:
+        """Make a view's table, where there is none."""
+
+    @abstractmethod
+    def quoted(self, table: str) -> str:
+        """Return the name of a table as SQL has it."""
+
+    @abstractmethod
+    def transient(self, error: Exception) -> bool:
+        """Tell whether an error may go away by itself."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of connections."""
+
+    def read(self, wanted: Mapping[str, Sequence[bytes]]) -> dict[str, dict[bytes, bytes]]:
+        """Return the rows that there are of some keys, by table.
+
+        Raises:
+            FeastrainError: the store does not answer, or has no such table.
+        """
+        return self._retried(lambda: {t: dict(self.fetch(t, keys)) for t, keys in wanted.items()})
+
+    def write(
+        self,
+        table: str,
+        layout: Layout,
+        keys: Sequence[bytes],
+        packed: Packed,
+        chunk: Chunk | None = None,
+    ) -> Written:
+        """Write rows of distinct keys; a later row that is there already stays.
+
+        Doing so twice leaves what doing it once does, so it is tried again where it fails.
+        """
+        return self._retried(lambda: self._write(table, layout, keys, packed, chunk))
+
+    def _write(
+        self,
+        table: str,
+        layout: Layout,
+        keys: Sequence[bytes],
+        packed: Packed,
+        chunk: Chunk | None,
+    ) -> Written:
+        token = secrets.randbits(62)
+        with self.transaction() as run:
+            # The row of the view is locked from here on: writes of one view are numbered in order.
+            generation, version = run.execute(
+                self._sql(
+                    "INSERT INTO {views} AS v (view, generation, version) VALUES (%s, %s, 1)"
+                    " ON CONFLICT (view) DO UPDATE SET version = v.version + 1"
+                    " RETURNING generation, version"
+                ),
+                (table, secrets.randbits(62)),
+            ).fetchone()
+            run.execute(
+                self._sql("INSERT INTO {layouts} VALUES (%s, %s) ON CONFLICT DO NOTHING"),
+                (layout.number, layout.json),
+            )
+            run.execute(
+                self._sql("INSERT INTO {writes} (id, view, started) VALUES (%s, %s, {clock})"),
+                (token, table),
+            )
+            rows = packed.rows(version)
+            events = packed.heads["event"].tolist()
+            self.upsert(run, table, zip(keys, events, rows, strict=True))
+            if chunk is not None:
+                run.execute(
+                    self._sql(
+                        "INSERT INTO {chunks} (view, chunk, digest) VALUES (%s, %s, %s)"
+                        " ON CONFLICT (view, chunk) DO UPDATE SET digest = excluded.digest"
+                    ),
+                    (table, chunk.number, chunk.digest),
+                )
+        return Written(token, generation, rows)
+
+    def settle(self, table: str, token: int, *, told: bool) -> int | None:
+        """Strike out the note of a write.
+
+        Args:
+            table: the table that was written.
+            token: the write's.
+            told: whether the primary has the rows too.
+
+        Returns:
+            The new generation of the view, where the primary has not.
+        """
+        generation = None if told else secrets.randbits(62)
+        self._retried(lambda: self._settle(table, [token], generation))
+        return generation
+
+    def _settle(self, table: str, tokens: Sequence[int], generation: int | None) -> None:
+        with self.transaction() as run:
+            if generation is not None:
+                run.execute(
+                    self._sql("UPDATE {views} SET generation = %s WHERE view = %s"),
+                    (generation, table),
+                )
+            for token in tokens:
+                run.execute(self._sql("DELETE FROM {writes} WHERE id = %s"), (token,))
+
+    def generations(self) -> dict[str, int]:
+        """Return the generation of every view, after renewing those with a note past its lease."""
+        return self._retried(self._generations)
+
+    def _generations(self) -> dict[str, int]:
+        query = (
+            "SELECT v.view, v.generation, w.id FROM {views} v"
+            " LEFT JOIN {writes} w ON w.view = v.view AND w.started < {clock} - %s"
+        )
+        with self.transaction() as run:
+            found = run.execute(self._sql(query), (LEASE_SECONDS,)).fetchall()
+        generations = {view: generation for view, generation, _ in found}
+        for view in {view for view, _, token in found if token is not None}:
+            tokens = [token for other, _, token in found if other == view]
+            generations[view] = secrets.randbits(62)
+            self._settle(view, tokens, generations[view])
+        return generations
+
+    def layouts(self) -> dict[int, Layout]:
+        """Return every layout that rows were written in, by its number."""
+
+        def work() -> dict[int, Layout]:
+            with self.transaction() as run:
+                found = run.execute(self._sql("SELECT fields FROM {layouts}"), ()).fetchall()
+            layouts = [Layout.of_json(fields) for (fields,) in found]
+            return {layout.number: layout for layout in layouts}
+
+        return self._retried(work)
+
+    def chunks(self, table: str) -> dict[int, str]:
+        """Return the digests of the chunks of an unfinished bulk write, by number."""
+
+        def work() -> dict[int, str]:
+            with self.transaction() as run:
+                query = self._sql("SELECT chunk, digest FROM {chunks} WHERE view = %s")
+                return dict(run.execute(query, (table,)).fetchall())
+
+        return self._retried(work)
+
+    def forget_chunks(self, table: str) -> None:
+        """Note that a bulk write is finished."""
+
+        def work() -> None:
+            with self.transaction() as run:
+                run.execute(self._sql("DELETE FROM {chunks} WHERE view = %s"), (table,))
+
+        self._retried(work)
+
+    def create(self, tables: Sequence[str]) -> None:
+        """Make the ledger and the tables of some views, where there are none."""
+
+        def work() -> None:
+            with self.transaction() as run:
+                for statement in TABLES:
+                    run.execute(self._sql(statement), ())
+                for table in tables:
+                    self.create_table(run, table)
+
+        self._retried(work)
+
+    def drop(self, tables: Sequence[str]) -> None:
+        """Drop the tables of some views; what a primary holds of them is out of sight."""
+
+        def work() -> None:
+            with self.transaction() as run:
+                for table in tables:
+                    run.execute(f"DROP TABLE IF EXISTS {self.quoted(table)}", ())
+                    run.execute(self._sql("DELETE FROM {views} WHERE view = %s"), (table,))
+                    run.execute(self._sql("DELETE FROM {writes} WHERE view = %s"), (table,))
+                    run.execute(self._sql("DELETE FROM {chunks} WHERE view = %s"), (table,))
+
+        self._retried(work)
+
+    def _sql(self, statement: str) -> str:
+        names = ("views", "layouts", "writes", "chunks")
+        tables = {name: self.quoted(f"feastrain_online_{name}") for name in names}
+        return statement.format(clock=self.clock, **tables)
+
+    def _retried(self, work: Callable[[], T]) -> T:
+        """Do idempotent work, again where it failed in passing, within the budget."""
+        try:
+            for attempt in stamina.retry_context(
+                on=_Backoff(self.transient), attempts=6, timeout=self.retry_seconds
+            ):
+                with attempt:
+                    return work()
+        except self.missing as error:
+            message = f"{self.place} lacks a table ({_line(error)}); run `feast apply`"
+            raise FeastrainError(message) from error
+        except self.failures as error:
+            message = f"{self.place} does not answer: {_line(error)}"
+            raise FeastrainError(message) from error
+        raise AssertionError
+
+
+class _Backoff:
+    """Exponential waits with full jitter, on errors that pass.
+
+    (M. Brooker, Exponential Backoff and Jitter, 2015.)
+    """
+
+    def __init__(self, transient: Callable[[Exception], bool]) -> None:
+        self._transient = transient
+        self._tried = 0
+
+    def __call__(self, error: Exception) -> bool | float:
+        if not self._transient(error):
+            return False
+        self._tried += 1
+        return random.uniform(0, min(RETRY_LONGEST, RETRY_FIRST * 2**self._tried))  # noqa: S311 - no secret
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

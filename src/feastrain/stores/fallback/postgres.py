@@ -1,0 +1,134 @@
+"""PostgreSQL as the durable store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import struct
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors, sql
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from feastrain.stores.fallback.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from feastrain.stores.fallback.config import PostgresFallback
+
+COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+COPY_END = b"\xff\xff"
+BLOCK = 1 << 20
+PASSING = (
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.ReadOnlySqlTransaction,  # the host was the primary until a moment ago
+)
+LASTING = (errors.InvalidAuthorizationSpecification, errors.QueryCanceled)
+
+
+class PostgresLedger(Ledger):
+    """Rows in one table for each view, written by COPY through a temporary one."""
+
+    name = "postgres"
+    failures = (psycopg.Error, PoolTimeout)
+    missing = (errors.UndefinedTable,)
+    clock = "extract(epoch FROM now())::bigint"
+
+    def __init__(self, config: PostgresFallback) -> None:
+        self.place = f"PostgreSQL at {config.host}:{config.port}"
+        self.retry_seconds = config.retry_seconds
+        self._schema = config.db_schema
+        self._pool = ConnectionPool(
+            config.conninfo(),
+            min_size=config.min_conn,
+            max_size=max(config.min_conn, config.max_conn),
+            timeout=config.pool_seconds,
+            max_lifetime=config.recycle_seconds,
+            check=ConnectionPool.check_connection,
+            reconnect_timeout=config.retry_seconds,
+            name="feastrain-online",
+            open=False,
+        )
+        self._pool.open(wait=False)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection[Any]]:
+        """Yield a connection whose statements are committed together."""
+        with self._pool.connection() as connection:
+            try:
+                yield connection
+            except errors.ReadOnlySqlTransaction:
+                connection.close()  # so that the pool looks for the primary anew
+                raise
+
+    def fetch(self, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Return the keys that `table` has, and their rows."""
+        query = f"SELECT entity_key, packed FROM {self.quoted(table)} WHERE entity_key = ANY(%b)"  # noqa: S608 - a quoted name
+        with self._pool.connection() as connection:
+            return connection.execute(query.encode(), (list(keys),), binary=True).fetchall()
+
+    def upsert(
+        self,
+        run: psycopg.Connection[Any],
+        table: str,
+        entries: Iterable[tuple[bytes, int, bytes]],
+    ) -> None:
+        """Write rows (key, event in microseconds, row), but over later ones."""
+        run.execute(
+            "CREATE TEMPORARY TABLE feastrain_incoming"
+            " (entity_key bytea, event bigint, packed bytea) ON COMMIT DROP"
+        )
+        copy = "COPY feastrain_incoming FROM STDIN (FORMAT BINARY)"
+        with run.cursor() as cursor, cursor.copy(copy) as stream:
+            for block in _blocks(entries):
+                stream.write(block)
+        name = self.quoted(table)
+        run.execute(
+            f"INSERT INTO {name} AS kept SELECT * FROM feastrain_incoming"  # noqa: S608 - quoted
+            " ON CONFLICT (entity_key) DO UPDATE"
+            " SET event = excluded.event, packed = excluded.packed"
+            " WHERE kept.event <= excluded.event".encode()
+        )
+
+    def create_table(self, run: psycopg.Connection[Any], table: str) -> None:
+        """Make a view's table, where there is none."""
+        run.execute(
+            f"CREATE TABLE IF NOT EXISTS {self.quoted(table)}"
+            " (entity_key bytea PRIMARY KEY, event bigint NOT NULL, packed bytea NOT NULL)".encode()
+        )
+
+    def quoted(self, table: str) -> str:
+        """Return the name of a table as SQL has it: quoted, and no longer than PostgreSQL takes."""
+        if len(table.encode()) > 63:
+            table = f"{table[:40]}_{hashlib.sha256(table.encode()).hexdigest()[:16]}"
+        return sql.Identifier(self._schema, table).as_string()
+
+    def transient(self, error: Exception) -> bool:
+        """Tell whether an error may go away by itself."""
+        if isinstance(error, LASTING):
+            return False
+        return isinstance(error, (psycopg.OperationalError, PoolTimeout, *PASSING))
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._pool.close()
+
+
+def _blocks(entries: Iterable[tuple[bytes, int, bytes]]) -> Iterator[bytes]:
+    """Yield rows in the binary format of COPY.
+
+    (PostgreSQL documentation, COPY, Binary Format.)
+    """
+    head, middle = struct.Struct("!hi").pack, struct.Struct("!iqi").pack
+    parts, size = [COPY_HEAD], 0
+    for key, event, packed in entries:
+        part = head(3, len(key)) + key + middle(8, event, len(packed)) + packed
+        parts.append(part)
+        size += len(part)
+        if size > BLOCK:
+            yield b"".join(parts)
+            parts, size = [], 0
+    yield b"".join([*parts, COPY_END])

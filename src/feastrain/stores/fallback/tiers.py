@@ -1,0 +1,243 @@
+"""Two stores as one: the primary answers, the durable store knows.
+
+Writes go to the durable store, then to the primary. Reads go to the primary within its deadline,
+then to the durable store for what the primary did not say, which is told to the primary again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from feastrain.stores.fallback.breaker import Breaker, BreakerLimits
+from feastrain.stores.fallback.counters import Counters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from feastrain.stores.fallback.layout import Layout, Packed
+    from feastrain.stores.fallback.ledger import Chunk, Ledger
+    from feastrain.stores.fallback.primary import Primary
+
+ABSENT = b""
+"""What the primary holds for a key that the durable store does not have."""
+LOG = logging.getLogger(__name__)
+REFRESH_SECONDS = 1.0
+"""How soon a reader hears that another process's write did not reach the primary."""
+
+
+class Tiers:
+    """A durable store with a primary before it, or alone."""
+
+    def __init__(
+        self, ledger: Ledger, primary: Primary | None, limits: BreakerLimits | None = None
+    ) -> None:
+        """Put them together; nothing is connected to before it is needed."""
+        self.ledger = ledger
+        self._primary = primary
+        self._lock = threading.Lock()
+        self._breaker = Breaker(limits or BreakerLimits(), random.random)
+        self._counters = Counters(primary.name if primary else "none", ledger.name)
+        self._generations: dict[str, int] = {}
+        self._watched = False
+        self._renewals = 0
+        self._layouts: dict[int, Layout] = {}
+        self._closed = threading.Event()
+
+    def read(self, wanted: Mapping[str, Sequence[bytes]]) -> dict[str, list[bytes | None]]:
+        """Return the row of each key, None where there is none, by table.
+
+        Raises:
+            FeastrainError: what the primary did not answer, the durable store did not either.
+        """
+        if self._primary is None:
+            return self._durably(wanted)
+        if not self._watched:
+            self._watch()
+        generations = self._generations
+        told = self._from_primary(wanted, generations)
+        if told is None:
+            return self._durably(wanted)
+        answer: dict[str, list[bytes | None]] = {}
+        unknown: dict[str, list[bytes]] = {}
+        start = 0
+        for table, keys in wanted.items():
+            rows = answer[table] = told[start : start + len(keys)]
+            start += len(keys)
+            if None in rows:
+                pairs = zip(keys, rows, strict=True)
+                unknown[table] = list(dict.fromkeys(key for key, row in pairs if row is None))
+        missing = sum(map(len, unknown.values()))
+        self._counters.answered(self._primary.name, start - missing)
+        if unknown:
+            self._complete(answer, wanted, unknown, generations)
+        return {table: [row or None for row in rows] for table, rows in answer.items()}
+
+    def write(
+        self,
+        table: str,
+        layout: Layout,
+        keys: Sequence[bytes],
+        packed: Packed,
+        chunk: Chunk | None = None,
+    ) -> None:
+        """Write rows of distinct keys; when this returns they are durable, and are read.
+
+        Raises:
+            FeastrainError: the durable store does not answer; the primary was not told either.
+        """
+        written = self.ledger.write(table, layout, keys, packed, chunk)
+        told = self._primary is None or self._tell(table, written.generation, keys, written.rows)
+        renewed = self.ledger.settle(table, written.token, told=told)
+        with self._lock:
+            if renewed is not None:
+                self._renewals += 1
+                self._generations = {**self._generations, table: renewed}
+
+    def layout(self, number: int) -> Layout:
+        """Return the layout with a number.
+
+        Raises:
+            FeastrainError: the durable store does not answer.
+        """
+        if number not in self._layouts:
+            self._layouts |= self.ledger.layouts()
+        return self._layouts[number]
+
+    def refresh(self) -> None:
+        """Hear which generation each view is in."""
+        renewals = self._renewals
+        generations = self.ledger.generations()
+        with self._lock:
+            if self._renewals == renewals:  # else what was read may be older than what is known
+                self._generations = generations
+
+    def breaker_state(self) -> str:
+        """Return whether the primary is asked: `closed`, `open` or `half-open`."""
+        return self._breaker.state
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        self._closed.set()
+        self.ledger.close()
+        if self._primary is not None:
+            self._primary.close()
+
+    def _watch(self) -> None:
+        """Hear of generations from now on."""
+        self.refresh()
+        with self._lock:
+            if not self._watched:
+                self._watched = True
+                watch = (weakref.ref(self), self._closed)
+                threading.Thread(target=_keep_fresh, args=watch, daemon=True).start()
+
+    def _from_primary(
+        self, wanted: Mapping[str, Sequence[bytes]], generations: Mapping[str, int]
+    ) -> list[bytes | None] | None:
+        """Return what the primary holds for each key, or None where it does not answer."""
+        assert self._primary is not None
+        names = [(_name(table, generations.get(table, 0)), keys) for table, keys in wanted.items()]
+        if not self._allowed():
+            return None
+        try:
+            for _ in range(2):
+                incarnation = self._primary.incarnation
+                found = self._primary.get(_keys(names, incarnation))
+                if self._primary.incarnation == incarnation:
+                    self._went(well=True)
+                    return found
+            self._went(well=True)
+        except self._primary.errors as error:
+            self._went(well=False)
+            self._counters.failed("read", error)
+            LOG.warning("%s: %s; read from %s", self._primary.place, error, self.ledger.place)
+        return None
+
+    def _durably(self, wanted: Mapping[str, Sequence[bytes]]) -> dict[str, list[bytes | None]]:
+        found = self.ledger.read(wanted)
+        self._counters.answered(self.ledger.name, sum(map(len, wanted.values())))
+        return {table: [found[table].get(key) for key in keys] for table, keys in wanted.items()}
+
+    def _complete(
+        self,
+        answer: dict[str, list[bytes | None]],
+        wanted: Mapping[str, Sequence[bytes]],
+        unknown: Mapping[str, list[bytes]],
+        generations: Mapping[str, int],
+    ) -> None:
+        """Fill what the primary did not know from the durable store, and tell the primary."""
+        found = self.ledger.read(unknown)
+        self._counters.answered(self.ledger.name, sum(map(len, unknown.values())))
+        for table, keys in unknown.items():
+            rows = found[table]
+            answer[table] = [
+                rows.get(key) if row is None else row
+                for key, row in zip(wanted[table], answer[table], strict=True)
+            ]
+            if table in generations:
+                self._tell(table, generations[table], keys, [rows.get(key, ABSENT) for key in keys])
+
+    def _tell(
+        self, table: str, generation: int, keys: Sequence[bytes], rows: Sequence[bytes]
+    ) -> bool:
+        """Write rows to the primary, and return whether it has them."""
+        assert self._primary is not None
+        if not self._allowed():
+            return False
+        names = [(_name(table, generation), keys)]
+        try:
+            if self._primary.incarnation == b"-":
+                self._primary.ping()
+            incarnation = self._primary.incarnation
+            self._primary.put(_keys(names, incarnation), rows)
+        except self._primary.errors as error:
+            self._went(well=False)
+            self._counters.failed("write", error)
+            LOG.warning("%s: %s; %s has the rows", self._primary.place, error, self.ledger.place)
+            return False
+        self._went(well=True)
+        return self._primary.incarnation == incarnation
+
+    def _allowed(self) -> bool:
+        with self._lock:
+            allowed = self._breaker.allows(time.monotonic())
+            self._counters.breaker(self._breaker.state)
+        return allowed
+
+    def _went(self, *, well: bool) -> None:
+        if well and self._breaker.healthy:
+            return
+        with self._lock:
+            if well:
+                self._breaker.succeeded()
+            else:
+                self._breaker.failed(time.monotonic())
+            self._counters.breaker(self._breaker.state)
+
+
+def _name(table: str, generation: int) -> bytes:
+    return b"%s:%d:" % (table.encode(), generation)
+
+
+def _keys(names: list[tuple[bytes, Sequence[bytes]]], incarnation: bytes) -> list[bytes]:
+    prefixed = [(incarnation + b":" + name, keys) for name, keys in names]
+    return [prefix + key for prefix, keys in prefixed for key in keys]
+
+
+def _keep_fresh(tiers: weakref.ref[Tiers], closed: threading.Event) -> None:
+    from feastrain.errors import FeastrainError
+
+    while not closed.wait(REFRESH_SECONDS):
+        held = tiers()
+        if held is None:
+            return
+        try:
+            held.refresh()
+        except FeastrainError as error:  # no write is durable either, so what is known still holds
+            LOG.warning("%s", error)
+        del held

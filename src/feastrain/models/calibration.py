@@ -1,9 +1,11 @@
 """Quantiles that cover what they say: conformalized quantile regression.
 
-Each quantile is moved by an offset in units of its row, so large that on rows which the model
-was not fitted on it was reached as often as it says (Romano, Patterson & Candès 2019, theorem 2:
-both sides by themselves). Offsets differ by band of steps and for special periods, where there
-are enough labels. The median, which is the point forecast, stays.
+Two quantiles q and 1 - q are moved apart, or together, by one offset in units of the row, so
+large that on rows which the model was not fitted on the labels between them were as many as they
+say (Romano, Patterson & Candès 2019, theorem 1). One offset for both: moving each side by itself
+(theorem 2) also carries the bias of those rows on, which the next ones do not have. Offsets
+differ by band of steps and for special periods, where there are enough labels. The median, which
+is the point forecast, stays.
 
 Shapes: N rows, H steps, Q quantiles, M labels.
 """
@@ -98,18 +100,27 @@ def calibrate(
 
 
 def _conformal(shortfall_MQ: Floats, quantiles: Sequence[float]) -> list[float]:
-    """Return [Q]: how far each quantile must rise to be reached as often as it says.
+    """Return [Q]: how far each quantile must rise for labels to lie on its inner side.
 
-    Of M labels the one at rank ceil((M + 1) q) counts from below, for a quantile under the
-    median from above: at least that share of labels lies on the inner side of it.
+    Of M labels the one at rank ceil((M + 1) c) counts, from the one that lies furthest inside
+    on: c is the share between a quantile and its mirror image, or, of one that has none, the
+    share on its inner side.
     """
-    count, offsets = len(shortfall_MQ), []
+    outwards_Q = np.where(np.asarray(quantiles) < 0.5, -1.0, 1.0)
+    outside_MQ, offsets = shortfall_MQ * outwards_Q, []
     for place, level in enumerate(quantiles):
-        outwards = -1.0 if level < 0.5 else 1.0
-        sorted_M = np.sort(outwards * shortfall_MQ[:, place])
-        rank = min(math.ceil((count + 1) * max(level, 1 - level)), count)
-        offsets.append(0.0 if level == 0.5 else outwards * float(sorted_M[rank - 1]))
+        mirrored = np.flatnonzero(np.isclose(quantiles, 1 - level))
+        inner = max(level, 1 - level)
+        share = 2 * inner - 1 if len(mirrored) else inner
+        sorted_M = np.sort(outside_MQ[:, [place, *mirrored]].max(axis=1))
+        rank = min(_rank(len(sorted_M), share), len(sorted_M))
+        offsets.append(0.0 if level == 0.5 else float(outwards_Q[place] * sorted_M[rank - 1]))
     return offsets
+
+
+def _rank(count: int, share: float) -> int:
+    # A share like 0.9 - 0.1 is not exact; what it is short of must not cost a rank.
+    return max(1, math.ceil((count + 1) * share - 1e-9))
 
 
 def _groups(special_NH: Flags) -> list[tuple[tuple[str, ...], Flags]]:

@@ -187,7 +187,8 @@ class Panel:
         prior_S = parts[0] * parts[1] / growth
         usual_S = 13 * before_S / np.maximum(both_SR.sum(axis=1), 1)
         pooled_S = (after_S + prior_S * usual_S) / np.maximum(before_S + usual_S, 1e-9)
-        return np.clip(np.where(before_S > 0, pooled_S, prior_S), 0.5, 2.0)
+        growth_S: np.ndarray = np.clip(np.where(before_S > 0, pooled_S, prior_S), 0.5, 2.0)
+        return growth_S
 
     def _missed(
         self, smooth_SW: np.ndarray, growth_S: np.ndarray, now: int, weeks: int
@@ -211,13 +212,6 @@ class Panel:
             f"missed_store_{weeks}": np.clip(factors[1], 0.3, 3.0),
         }
 
-    def _pooled(
-        self, value_S: np.ndarray, group_S: np.ndarray, size: int, more: float
-    ) -> np.ndarray:
-        """Return [S]: the sum over the group of each series, and `more`."""
-        summed: np.ndarray = np.bincount(group_S, value_S, size) + more
-        return summed[group_S]
-
     def _recent_mean(self, now: int) -> np.ndarray:
         """Return [S]: the mean of the last 8 weeks that have sales, else the last that had."""
         last_S = np.full(len(self.sales_SW), np.nan)
@@ -231,8 +225,8 @@ class Panel:
 
 def pooled(value_S: np.ndarray, group_S: np.ndarray, size: int, more: float) -> np.ndarray:
     """Return [S]: the sum over the group of each series, and `more`."""
-    summed: np.ndarray = np.bincount(group_S, value_S, size) + more
-    return summed[group_S]
+    summed_S: np.ndarray = (np.bincount(group_S, value_S, size) + more)[group_S]
+    return summed_S
 
 
 def days_earlier(day: date, before: date) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -107,6 +108,9 @@ def plant(root: Path) -> None:
     for path in (root / "recipes").glob("*.yaml"):
         text = path.read_text()
         text = text.replace("demand_forecasting_service", "planted")
+        # The planted service goes without the baseline: hundreds of transforms are run.
+        text = text.replace("  python: baseline.py\n", "")
+        text = re.sub(r"    seasonal_baseline_features: .*\n", "", text)
         roles = "".join(
             f"    {view}: observed\n" for view in ("planted", "planted_static", "planted_early")
         )

@@ -154,14 +154,15 @@ def test_facts_that_break_the_transform_are_taken_away(clean, tmp_path: Path) ->
     """SQL that refuses changed values is proven without the later rows, and the report says so."""
     from feastrain.dataset.audit.proof import compare
     from feastrain.dataset.audit.sample import Plan
+    from feastrain.dataset.transform import Steps
 
     sql = tmp_path / "fragile.sql"
-    shutil.copy(clean.copies.sql, sql)
+    shutil.copy(clean.copies.steps.sql, sql)
     append(
         sql,
         "CREATE TABLE features.f AS SELECT if(cpi < 0, error('no price'), 1) FROM raw.externals;",
     )
-    fragile = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, sql=sql))
+    fragile = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, steps=Steps(sql)))
     proof = compare(fragile, Plan(1, 12, 0, ("scrambled",)))
     assert {} == proof.moved
     (note,) = proof.notes
@@ -173,12 +174,13 @@ def test_a_transform_that_needs_the_future_is_an_error(clean, tmp_path: Path) ->
     """SQL that fails without later rows ends the audit, which says what it was doing."""
     from feastrain.dataset.audit.proof import compare
     from feastrain.dataset.audit.sample import Plan
+    from feastrain.dataset.transform import Steps
 
     sql = tmp_path / "needy.sql"
-    shutil.copy(clean.copies.sql, sql)
+    shutil.copy(clean.copies.steps.sql, sql)
     weeks = len(pc.unique(clean.copies.raw[0].table["date"]))
     append(sql, f"SELECT if(count(DISTINCT date) < {weeks}, error('gone'), 1) FROM raw.externals;")
-    needy = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, sql=sql))
+    needy = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, steps=Steps(sql)))
     with pytest.raises(DataError, match=r"without what came after .*gone"):
         compare(needy, Plan(1, 12, 0, ("absent",)))
 

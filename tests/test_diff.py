@@ -82,6 +82,7 @@ def test_why_two_snapshots_differ(rebuilt: Project) -> None:
     assert {
         "recipe.split.validation_cutoffs": (4, 6),
         "views.sales_history_features.ttl_s": (2 * week, 3 * week),
+        "views.seasonal_baseline_features.ttl_s": (2 * week, 3 * week),
         "views.store_external_features.ttl_s": (2 * week, 3 * week),
         "views.computed_features.ttl_s": (2 * week, 3 * week),
     } == {change.key: (change.before, change.after) for change in difference.inputs}

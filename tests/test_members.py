@@ -66,24 +66,22 @@ def test_ensemble_forecasts_the_mean_of_its_members(bundle: Bundle, snapshot: Sn
 def test_models_are_fitted_again_on_what_is_known(run: Path, bundle: Bundle) -> None:
     """Trees have the rounds of the first fit, networks its best number of epochs."""
     (folder,) = (run / "runs").glob("*/member-2")
-    first = Trees.load(folder, bundle.members[2].about)
-    rounds = [
-        [booster.num_trees() for (booster,) in trees.boosters] for trees in (first, again(bundle))
-    ]
-    assert rounds[0] == rounds[1]
-    texts = [
-        booster.model_to_string()
-        for trees in (first, again(bundle))
-        for (booster,) in trees.boosters
-    ]
-    assert len(texts) == len(set(texts))
+    last = bundle.members[2]
+    assert isinstance(last, Trees)
+    first = Trees.load(folder, last.about)
+    before, after = ([booster for (booster,) in trees.boosters] for trees in (first, last))
+    assert [one.num_trees() for one in before] == [one.num_trees() for one in after]
+    assert not {one.model_to_string() for one in before} & {one.model_to_string() for one in after}
     assert 3 <= bundle.metrics["epochs"] <= 8
 
 
-def again(bundle: Bundle) -> Trees:
-    trees = bundle.members[2]
-    assert isinstance(trees, Trees)
-    return trees
+def test_rows_before_the_first_that_trains_are_not_fitted_again(tmp_path: Path) -> None:
+    """What warms up trains nothing, at last neither."""
+    snapshot = tiny_snapshot(tmp_path, first_week=7)
+    labelled = Labelled(load_recipe(tiny_recipe(tmp_path)), snapshot, fit_encoder(snapshot))
+    rows, _ = labelled.all(Part.KNOWN)
+    weeks = [(at - START) // timedelta(weeks=1) for at in rows["event_timestamp"].to_pylist()]
+    assert sorted([*range(7, TEST_WEEK)] * 8) == sorted(weeks)
 
 
 def test_known_labels_are_those_that_closed_by_the_first_test_cutoff(snapshot: Snapshot) -> None:

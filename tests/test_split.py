@@ -58,6 +58,19 @@ def test_data_too_short_names_what_is_needed(
     split_cutoffs(least + 1, recipe)
 
 
+@given(warm_up=st.integers(0, 9), spare=st.integers(1, 9))
+def test_cutoffs_that_warm_up_train_nothing(warm_up: int, spare: int) -> None:
+    """The first that trains comes after them, and data that ends before it is refused."""
+    recipe = _recipe(horizon=3, validation=2, test=1, extra=0)
+    asked = recipe.split.model_copy(update={"warm_up": warm_up})
+    recipe = recipe.model_copy(update={"split": asked})
+    split = split_cutoffs(10 + warm_up + spare, recipe)
+    assert range(warm_up, warm_up + spare) == split.train
+    assert {"unused"} >= {split.part_of(position) for position in range(warm_up)}
+    with pytest.raises(DataError, match=f"needs at least {11 + warm_up}"):
+        split_cutoffs(10 + warm_up, recipe)
+
+
 @given(
     parts=st.tuples(sizes, sizes, sizes, st.integers(0, 5)),
     origins=st.integers(1, 5),

@@ -89,6 +89,7 @@ def tiny_snapshot(
     seed: int = 0,
     parts: int = 1,
     rows: pa.Table | None = None,
+    first_week: int = 0,
 ) -> Snapshot:
     """Publish a tiny snapshot, its rows (by default those of `tiny_tables`) in equal parts."""
     tables, known = tiny_tables(seed=seed)
@@ -100,7 +101,10 @@ def tiny_snapshot(
         "known_features": ["calendar:season"],
         "service": "tiny",
         "periods": {"first": START.isoformat()},
-        "split": {"test": {"first_cutoff": (START + timedelta(weeks=TEST_WEEK)).isoformat()}},
+        "split": {
+            part: {"first_cutoff": (START + timedelta(weeks=week)).isoformat()}
+            for part, week in {"train": first_week, "test": TEST_WEEK}.items()
+        },
     }
     with publishing(folder / name, manifest) as scratch:
         for file, table in {"known": known, "labels": labels}.items():

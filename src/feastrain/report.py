@@ -43,18 +43,9 @@ def show_leaderboard(result: Backtest) -> None:
     for heading in SCORED:
         table.add_column(heading, justify="right")
     for entry in result.scores:
-        scores = entry.scores
         table.add_row(
             entry.system + ("" if entry.beats_growth or entry.system == BAR else " *"),
-            f"{scores.wmae:,.0f}",
-            f"{-entry.improvement:+.1%}" if entry.improvement else "",
-            f"{scores.mae:,.0f}",
-            f"{scores.rmse:,.0f}",
-            f"{scores.wape:.1%}",
-            f"{scores.bias:+.1%}",
-            "" if scores.quantile_loss is None else f"{scores.quantile_loss:.4f}",
-            "" if scores.coverage is None else f"{scores.coverage:.1%}",
-            "" if entry.special is None else f"{entry.special.wmae:,.0f}",
+            *entry.cells,
         )
     console = _console()
     console.print(table)

@@ -51,6 +51,7 @@ def split_cutoffs(periods: int, recipe: Recipe) -> Split:
             f"the data has {periods} periods, but a horizon of {recipe.horizon} with "
             f"{recipe.split.validation_cutoffs} validation and {recipe.split.test_cutoffs} test "
             f"cut-offs needs at least {needed}: shorten the horizon or the split"
+            + (f", or its warm_up of {first}" if first else "")
         )
         raise DataError(message)
     return Split(

@@ -39,6 +39,26 @@ class Entry:
     beats_growth: bool
     """Whether its WMAE is less than that of the seasonal naive forecast times recent growth."""
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The line to read, empty where there is nothing to say.
+
+        WMAE and how far from naive, MAE, RMSE, WAPE, bias, weighted quantile loss, coverage, and
+        WMAE on special periods.
+        """
+        scores, special = self.scores, self.special
+        return (
+            f"{scores.wmae:,.0f}",
+            f"{-self.improvement:+.1%}" if self.improvement else "",
+            f"{scores.mae:,.0f}",
+            f"{scores.rmse:,.0f}",
+            f"{scores.wape:.1%}",
+            f"{scores.bias:+.1%}",
+            "" if scores.quantile_loss is None else f"{scores.quantile_loss:.4f}",
+            "" if scores.coverage is None else f"{scores.coverage:.1%}",
+            "" if special is None else f"{special.wmae:,.0f}",
+        )
+
 
 @dataclass(frozen=True)
 class Backtest:

@@ -68,24 +68,11 @@ def as_page(report: Report) -> str:
 def _leaderboard(report: Report) -> str:
     rows = []
     for entry in report.entries:
-        scores, special = entry.scores, entry.special
         weak = not entry.beats_growth and entry.system != report.bar
         mark = f' <span class="weak">no better than {escape(report.bar)}</span>' if weak else ""
         ours = ' class="ours"' if entry.system == report.forecasts.model else ""
         rows.append(
-            f"<tr{ours}><td>{escape(entry.system)}{mark}</td>"
-            + _cells(
-                f"{scores.wmae:,.0f}",
-                f"{-entry.improvement:+.1%}" if entry.improvement else "",
-                f"{scores.mae:,.0f}",
-                f"{scores.rmse:,.0f}",
-                f"{scores.wape:.1%}",
-                f"{scores.bias:+.1%}",
-                "" if scores.quantile_loss is None else f"{scores.quantile_loss:.4f}",
-                "" if scores.coverage is None else f"{scores.coverage:.1%}",
-                "" if special is None else f"{special.wmae:,.0f}",
-            )
-            + "</tr>"
+            f"<tr{ours}><td>{escape(entry.system)}{mark}</td>" + _cells(*entry.cells) + "</tr>"
         )
     heads = ("WMAE", "vs seasonal naive", "MAE", "RMSE", "WAPE", "bias", "quantile loss")
     return _table(("system", *heads, "inside the band", "WMAE on special periods"), rows)

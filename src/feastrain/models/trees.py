@@ -16,6 +16,7 @@ import numpy as np
 
 from feastrain.artifacts import write_json
 from feastrain.errors import UsageError
+from feastrain.recipe import TreesModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from feastrain.models.encoder import Encoder
-    from feastrain.recipe import TreesModel
 
     Floats = NDArray[np.float32]
 
@@ -238,8 +238,6 @@ def forecast_with_trees(
     Returns:
         [N, H] point forecasts in the label's unit.
     """
-    from feastrain.recipe import TreesModel
-
     most = MOST_LABELS // encoder.columns.horizon
     if len(train) > most:
         chosen = np.random.default_rng(seed).choice(len(train), most, replace=False)

@@ -1,11 +1,14 @@
 """Trees, fitted: every rank fits its share of the boosters, and finds again what was finished.
 
 A booster is small and fitted in one go: it is written under its name when it is done, and a run
-that goes on fits those that are missing.
+that goes on fits those that are missing. Every few rounds ranks agree on whether to stop, those
+that have no booster left among them: a rank that died or stands still is found as in a network's
+fit, and all leave together.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,14 +36,25 @@ if TYPE_CHECKING:
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.recipe import Recipe
     from feastrain.training.distributed import Ranks
+    from feastrain.training.observer import Observer
     from feastrain.training.shutdown import StopRequest
+
+
+LOOK_EVERY = 4
+"""Rounds between two looks at whether to stop, which ranks take together."""
 
 
 class Boosting:
     """The trees of one recipe, as one rank fits them."""
 
     def __init__(
-        self, recipe: Recipe, snapshot: Snapshot, folder: Path, here: Ranks, stop: StopRequest
+        self,
+        recipe: Recipe,
+        snapshot: Snapshot,
+        folder: Path,
+        here: Ranks,
+        stop: StopRequest,
+        observer: Observer,
     ) -> None:
         """Prepare to fit into `folder`, which all ranks share.
 
@@ -51,6 +65,7 @@ class Boosting:
         assert isinstance(recipe.model, TreesModel)
         self._model, self._seed = recipe.model, recipe.training.seed
         self._folder, self._here, self._stop = folder, here, stop
+        self._observer = observer
         self.encoder = fit_encoder(snapshot)
         self._labelled = Labelled(recipe, snapshot, self.encoder)
 
@@ -58,7 +73,7 @@ class Boosting:
         """Fit every booster for as many rounds as the validation rows gain from.
 
         Raises:
-            InterruptedRun: this rank was asked to stop; finished boosters are kept.
+            InterruptedRun: a rank was asked to stop; finished boosters are kept.
         """
         return self._all(self._folder, None)
 
@@ -71,18 +86,20 @@ class Boosting:
         missing = [job for job in self._mine() if not (folder / booster_name(*job)).is_file()]
         if missing:
             fitted, stopping = self._datasets(refit=earlier is not None)
-            for place, seed in missing:
+            for number, (place, seed) in enumerate(missing, 1):
                 rounds = self._model.rounds
                 if earlier is not None:
                     rounds = max(1, earlier.boosters[place][seed].num_trees())
                 settings = parameters(
                     self._model, self._model.quantiles[place], self._seed * 1_000 + seed
                 ) | {"num_threads": torch.get_num_threads()}
-                booster = boost(settings, rounds, fitted, stopping, self._look)
+                seen = partial(self._look, number, len(missing), rounds)
+                booster = boost(settings, rounds, fitted, stopping, seen)
                 scratch = folder / f".{booster_name(place, seed)}"
                 booster.save_model(scratch)
                 scratch.rename(folder / booster_name(place, seed))
-        self._here.wait()
+        while self._agree(busy=False):
+            pass
         return Trees.load(folder, about_trees(self._model))
 
     def _mine(self) -> Iterator[tuple[int, int]]:
@@ -108,7 +125,15 @@ class Boosting:
         examples = Examples.of(self.encoder, rows, known, labels)
         return examples.dataset(categories_of(self.encoder))
 
-    def _look(self, done: int) -> None:
-        if self._stop.received:
-            message = f"asked to stop in round {done} of a booster; the same command resumes"
+    def _look(self, number: int, boosters: int, rounds: int, done: int) -> None:
+        if done % LOOK_EVERY == 0:
+            self._observer.on_boosted(number, boosters, done, rounds)
+            self._agree(busy=True)
+
+    def _agree(self, *, busy: bool) -> bool:
+        """Return whether a rank is still busy, and leave where one was asked to stop."""
+        asked = self._here.total(torch.tensor([float(self._stop.received), float(busy)]))
+        if asked[0] > 0:
+            message = "asked to stop while boosters were fitted; the same command resumes"
             raise InterruptedRun(message)
+        return bool(asked[1] > 0)

@@ -47,13 +47,17 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 TrainingRows = Rows | WindowRows
 
 
+KNOWN_SPAN = ("train", "test")
+"""Parts of the split whose first cut-offs begin and end `Part.KNOWN`."""
+
+
 class Part(StrEnum):
     """Rows of a snapshot to fit or to score on."""
 
     TRAIN = "train"
     VALIDATION = "validation"
     KNOWN = "known"
-    """Rows of all cut-offs before the first that tests, with the labels known by then."""
+    """Rows from the first cut-off that trains to the first that tests, with what is known then."""
     NONE = "none"
 
 
@@ -145,7 +149,7 @@ class Labelled:
             cutoff_N = rows["event_timestamp"].to_numpy().astype("datetime64[us]")
             step_H = np.arange(1, label_NH.shape[1] + 1)
             closes_NH = cutoff_N[:, None] + step_H * self._frequency
-            weight_NH = np.where(closes_NH <= _first_test(self.snapshot), weight_NH, 0)
+            weight_NH = np.where(closes_NH <= _first(self.snapshot, "test"), weight_NH, 0)
         return rows, (label_NH, weight_NH.astype(np.float32))
 
     def all(self, part: Part) -> tuple[pa.Table, tuple[Floats, Floats]]:
@@ -200,13 +204,14 @@ def _chosen(snapshot: Snapshot, rows: pa.Table, part: Part) -> pa.ChunkedArray:
     """Return [N] whether a row belongs to a part."""
     if part is not Part.KNOWN:
         return pc.equal(rows["split"], part.value)
-    first = pa.scalar(_first_test(snapshot).item()).cast(rows["event_timestamp"].type)
-    return pc.less(rows["event_timestamp"], first)
+    cutoff_N = rows["event_timestamp"]
+    first, end = (pa.scalar(_first(snapshot, of).item()).cast(cutoff_N.type) for of in KNOWN_SPAN)
+    return pc.and_(pc.greater_equal(cutoff_N, first), pc.less(cutoff_N, end))
 
 
-def _first_test(snapshot: Snapshot) -> np.datetime64:
-    """Return the first cut-off that tests."""
-    moment = datetime.fromisoformat(snapshot.manifest["split"]["test"]["first_cutoff"])
+def _first(snapshot: Snapshot, part: str) -> np.datetime64:
+    """Return the first cut-off of a part of the split."""
+    moment = datetime.fromisoformat(snapshot.manifest["split"][part]["first_cutoff"])
     return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us")
 
 

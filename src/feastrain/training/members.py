@@ -68,7 +68,7 @@ class Members:
         return encoders[0]
 
     def _fit_trees(self, recipe: Recipe, folder: Path) -> Encoder:
-        boosting = Boosting(recipe, self.snapshot, folder, self.here, self.stop)
+        boosting = Boosting(recipe, self.snapshot, folder, self.here, self.stop, self.observer)
         trees = boosting.fit()
         self.scored.append(trees)
         self.final.append(boosting.refit(trees) if recipe.training.refit else trees)

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 from feastrain.dataset.latest import last_effort
 from feastrain.settings import without_password
 from feastrain.telemetry import say
-from feastrain.training.observer import End, Epoch, Saved, Step
+from feastrain.training.observer import Boosted, End, Epoch, Saved, Step
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class Metrics(Collector):
     Args:
         about: the run.
         restarts: how often its ranks were started again.
-        heartbeat_seconds: a run is alive while a step has ended within so many seconds.
+        heartbeat_seconds: a run is alive while a step, or rounds of a booster, have ended within
+            so many seconds.
         clock: in seconds.
     """
 
@@ -96,6 +97,7 @@ class Metrics(Collector):
         self._gauges: dict[str, float] = {"finished": 0.0}
         self._step, self._epoch, self._checkpoint = Seconds(), Seconds(), Seconds()
         self._steps = self._rows = 0
+        self._boosted = False
         self._beat = self._saved = clock()
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -108,6 +110,8 @@ class Metrics(Collector):
                     self._see_step(event)
                 case Epoch():
                     self._see_epoch(event)
+                case Boosted():
+                    self._beat, self._boosted = self._clock(), True
                 case Saved(seconds):
                     self._checkpoint.observe(seconds)
                     self._saved = self._clock()
@@ -144,8 +148,8 @@ class Metrics(Collector):
 
     @property
     def stepping(self) -> bool:
-        """Whether a step has ended."""
-        return self._steps > 0
+        """Whether a step has ended, or rounds of a booster."""
+        return self._steps > 0 or self._boosted
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric whose value is known."""

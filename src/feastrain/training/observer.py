@@ -93,6 +93,16 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
+class Boosted:
+    """Rounds of a booster are done, `done` of `rounds` at the most; boosters count from 1."""
+
+    booster: int
+    boosters: int
+    done: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """A checkpoint was written, in `seconds`."""
 
@@ -106,7 +116,7 @@ class End:
     outcome: Outcome
 
 
-Event = Step | Epoch | Saved | End
+Event = Step | Epoch | Boosted | Saved | End
 
 
 class Watcher(Protocol):
@@ -181,6 +191,10 @@ class Observer:
         )
         self._tell(event)
 
+    def on_boosted(self, booster: int, boosters: int, done: int, rounds: int) -> None:
+        """Tell how far a booster is, `booster` of this rank's `boosters` from 1."""
+        self._tell(Boosted(booster, boosters, done, rounds))
+
     def on_checkpoint(self, seconds: float) -> None:
         """Tell of a checkpoint that was written; another thread than the loop's may."""
         self._tell(Saved(seconds))
@@ -201,7 +215,7 @@ class Progress:
         self._stage, self._shown = stage, float("-inf")
 
     def see(self, event: Event) -> None:
-        """Show a step or an epoch."""
+        """Show a step, an epoch or a booster."""
         match event:
             case Step():
                 now = time.perf_counter()
@@ -216,6 +230,9 @@ class Progress:
                     rows_per_s=round(event.rows_per_s),
                     eta=timedelta(seconds=round(event.remaining_seconds)),
                 )
+            case Boosted(booster, boosters, done, rounds):
+                told = f"{booster}/{boosters}"
+                self._stage.advance((booster - 1) * rounds + done, boosters * rounds, booster=told)
             case Epoch():
                 self._stage.tell(
                     "epoch",

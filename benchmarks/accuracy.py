@@ -1,10 +1,12 @@
 """How well the product forecasts Walmart's weekly sales, beside those it must beat.
 
-Every (store, department, week) that has sales is scored, also those of series with no history.
+Every (store, department, week) that has sales is scored; a series with no history is forecast as 0.
 Each origin is a snapshot that ends with its weeks, and a bundle fitted on what was known at it:
 the recipe `best` of the demand project, as `feastrain train` fits it.
 
 - `h8`: eight weeks from each of four origins, pooled; `h8-ORIGIN`: one of them.
+- `h39-ORIGIN`: Kaggle's horizon of 39 weeks. The bundle forecasts the first eight; the weeks after
+  them are the seasonal baseline's, and so is `blend`.
 - `one-step`: the next week, at 39 origins from 2012-01-27, fitted every 13 weeks.
 
 Long: about ten minutes an origin on two cores. Bundles are kept in `--folder`, so that a second
@@ -15,18 +17,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from feastrain.dataset.labels import lay_out
+from feastrain.dataset.labels import TIMESTAMP, lay_out
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.evaluation.metrics import score
 from feastrain.jobs.train import train
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from feastrain.dataset.labels import Panel
     from feastrain.models.bundle import Bundle
     from feastrain.recipe import Recipe
 
@@ -50,7 +55,13 @@ if TYPE_CHECKING:
 NAME = "accuracy"
 H8 = ("2011-11-11", "2012-02-03", "2012-05-04", "2012-08-31")
 ONE_STEP, REFIT, WEEKS = "2012-01-27", 13, 39
-CASES = ("h8", *(f"h8-{origin}" for origin in H8), "one-step")
+H39, KAGGLE_WEEKS = ("2012-01-27", "2011-10-28"), 39
+CASES = (
+    "h8",
+    *(f"h8-{origin}" for origin in H8),
+    *(f"h39-{origin}" for origin in H39),
+    "one-step",
+)
 CLOSE = timedelta(days=1) - timedelta(seconds=1)
 WEEK = timedelta(weeks=1)
 METRICS = ("wmae", "wape", "bias", "coverage_p10_p90")
@@ -94,7 +105,11 @@ def main() -> None:
         sys.exit("Kaggle's tables are absent: set FEASTRAIN_WALMART_DIR to their folder")
     if not (asked.folder / "recipes").is_dir():
         scaffold(asked.folder, walmart, 0)
-    cases = [CASES[1]] if asked.quick else asked.case or ["h8", "one-step"]
+    cases = (
+        [CASES[1]]
+        if asked.quick
+        else asked.case or ["h8", *(f"h39-{origin}" for origin in H39), "one-step"]
+    )
     figures: list[Figure] = []
     for case in cases:
         figures += _case(case, asked)
@@ -103,7 +118,7 @@ def main() -> None:
 
 def _extend(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--case", choices=CASES, action="append", help="by default h8, one-step")
+    parser.add_argument("--case", choices=CASES, action="append", help="by default all")
     parser.add_argument("--recipe", default="best", help="of the demand project: %(default)s")
     cache = Path.home() / ".cache" / "feastrain" / "bench" / "accuracy"
     parser.add_argument("--folder", type=Path, default=cache, help="%(default)s")
@@ -114,6 +129,9 @@ def _case(case: str, asked: argparse.Namespace) -> Iterator[Figure]:
     if case == "one-step":
         parts = [_one_step(project, asked.recipe, number) for number in range(WEEKS // REFIT)]
         yield from Forecasts.pooled(parts).figures(case)
+        return
+    if case.startswith("h39-"):
+        yield from _kaggle(project, asked.recipe, case.removeprefix("h39-")).figures(case)
         return
     origins = H8 if case == "h8" else (case.removeprefix("h8-"),)
     parts = [_eight_weeks(project, asked.recipe, origin) for origin in origins]
@@ -126,14 +144,28 @@ def _case(case: str, asked: argparse.Namespace) -> Iterator[Figure]:
 def _eight_weeks(project: Project, name: str, origin: str) -> Forecasts:
     recipe, snapshot, bundle = _fitted(project, name, _moment(origin))
     rows = snapshot.rows("test")
-    label_NH, weight_NH = (_steps(rows, stem, recipe) for stem in ("label", "weight"))
+    panel = lay_out(snapshot.labels(), recipe)
     systems = _systems(recipe, snapshot, bundle, rows)
-    seen_NH = np.isfinite(label_NH)
-    return Forecasts(
-        label_NH[seen_NH],
-        weight_NH[seen_NH],
-        {system: forecast[seen_NH] for system, forecast in systems.items()},
-    )
+    return _scored(panel, rows, recipe.horizon, systems)
+
+
+def _kaggle(project: Project, name: str, origin: str) -> Forecasts:
+    """Forecast 39 weeks: the bundle as far as it looks, the seasonal baseline from there on."""
+    recipe, snapshot, bundle = _fitted(project, name, _moment(origin))
+    rows = snapshot.rows("test")
+    panel = lay_out(project.build(_without_audit(project, name)).labels(), recipe)
+    history = History(panel.label_SP, *panel.positions_of(rows), KAGGLE_WEEKS, recipe.season)
+    blend_NH = _long_baseline(project, recipe, panel, rows)
+    past = snapshot.rows() if bundle.looks_back else None
+    forecast_NHQ = np.repeat(blend_NH[:, :, None], 3, axis=2)
+    forecast_NHQ[:, : recipe.horizon] = bundle.forecast(rows, snapshot.known(), past)
+    systems = {
+        "feastrain": forecast_NHQ[:, :, 1],
+        "blend": blend_NH,
+        "seasonal-naive-growth": seasonal_naive_growth(history),
+        "seasonal-naive": seasonal_naive(history),
+    }
+    return _scored(panel, rows, KAGGLE_WEEKS, systems)
 
 
 def _one_step(project: Project, name: str, number: int) -> Forecasts:
@@ -141,19 +173,49 @@ def _one_step(project: Project, name: str, number: int) -> Forecasts:
     first = _moment(ONE_STEP) + number * REFIT * WEEK
     recipe, _, bundle = _fitted(project, name, first)
     everything = project.build(_without_audit(project, name))
+    panel = lay_out(everything.labels(), recipe)
     moments = pa.array([first + week * WEEK for week in range(REFIT)], pa.timestamp("us", "UTC"))
     rows = everything.rows()
     rows = rows.filter(pc.is_in(rows["event_timestamp"], value_set=moments))
-    label_N, weight_N = (
-        rows[f"{stem}_1"].to_numpy(zero_copy_only=False) for stem in ("label", "weight")
-    )
-    seen_N = np.isfinite(label_N)
-    systems = _systems(recipe, everything, bundle, rows)
-    return Forecasts(
-        label_N[seen_N],
-        weight_N[seen_N],
-        {system: forecast[seen_N, 0] for system, forecast in systems.items()},
-    )
+    return _scored(panel, rows, 1, _systems(recipe, everything, bundle, rows))
+
+
+def _scored(panel: Panel, rows: pa.Table, horizon: int, systems: dict[str, Floats]) -> Forecasts:
+    """Return what came out of every series after the cut-offs of rows, beside the forecasts.
+
+    A series that has sales then but no row at the cut-off had none before: its forecast is 0.
+    """
+    series_N, position_N = panel.positions_of(rows)
+    cutoff_G, group_N = np.unique(position_N, return_inverse=True)
+    ahead_GH = cutoff_G[:, None] + np.arange(horizon) + 1
+    label_SGH, weight_SGH = panel.label_SP[:, ahead_GH], panel.weight_SP[:, ahead_GH]
+    seen_SGH = np.isfinite(label_SGH)
+    found = {}
+    for system, forecast in systems.items():
+        told = np.zeros((*label_SGH.shape, *forecast.shape[2:]))
+        told[series_N, group_N] = forecast[:, :horizon]
+        found[system] = told[seen_SGH]
+    return Forecasts(label_SGH[seen_SGH], weight_SGH[seen_SGH], found)
+
+
+def _long_baseline(project: Project, recipe: Recipe, panel: Panel, rows: pa.Table) -> Floats:
+    """Return [N, 39]: the project's seasonal baseline of rows of one cut-off."""
+    assert recipe.transform is not None
+    module = runpy.run_path(str(project.root / recipe.transform.python))
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'; CREATE SCHEMA raw; CREATE SCHEMA features")
+        for table in (project.root / recipe.transform.inputs).glob("*.parquet"):
+            connection.execute(f"CREATE VIEW raw.{table.stem} AS FROM '{table}'")
+        connection.execute((project.root / recipe.transform.sql).read_text())
+        weeks = module["Panel"](connection, horizon=KAGGLE_WEEKS)
+    series_N, position_N = panel.positions_of(rows)
+    made = weeks.rows(int(position_N[0]))
+    stamps = pa.array([rows["event_timestamp"][0].as_py()] * len(made), TIMESTAMP)
+    made_M, _ = panel.positions_of(made.append_column("event_timestamp", stamps))
+    base_SH = np.zeros((len(panel.series), KAGGLE_WEEKS))
+    steps = range(1, KAGGLE_WEEKS + 1)
+    base_SH[made_M] = np.column_stack([made[f"baseline_{step}"].to_numpy() for step in steps])
+    return base_SH[series_N]
 
 
 def _systems(
@@ -195,11 +257,6 @@ def _without_audit(project: Project, name: str) -> Path:
 
 def _moment(origin: str) -> datetime:
     return datetime.fromisoformat(origin).replace(tzinfo=UTC) + CLOSE
-
-
-def _steps(rows: pa.Table, stem: str, recipe: Recipe) -> Floats:
-    names = recipe.stepped_columns(stem)
-    return np.column_stack([rows[name].to_numpy(zero_copy_only=False) for name in names])
 
 
 if __name__ == "__main__":

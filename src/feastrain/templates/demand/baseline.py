@@ -51,7 +51,8 @@ def make(connection: duckdb.DuckDBPyConnection) -> None:
 class Panel:
     """Sales by series and week, and sums that grow from one week to the next."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, horizon: int = HORIZON) -> None:
+        self.horizon = horizon
         sales = connection.execute(
             "SELECT store, dept, date AS week, weekly_sales FROM raw.sales ORDER BY ALL"
         ).fetchnumpy()
@@ -62,7 +63,7 @@ class Panel:
         week = ((day - day.min()) // np.timedelta64(7, "D")).astype(int)
         first: date = day.min().item()
         self.weeks = [first + timedelta(weeks=number) for number in range(week.max() + 1)]
-        self.ahead = [first + timedelta(weeks=n) for n in range(len(self.weeks) + HORIZON)]
+        self.ahead = [first + timedelta(weeks=n) for n in range(len(self.weeks) + horizon)]
         self.keys_S2 = keys_S2
         self.sales_SW = np.full((len(keys_S2), len(self.weeks)), np.nan)
         self.sales_SW[series.ravel(), week] = np.asarray(sales["weekly_sales"], dtype=float)
@@ -93,7 +94,7 @@ class Panel:
 
     def _features(self, now: int) -> dict[str, np.ndarray]:
         recent_S = self._recent_mean(now)
-        steps = range(1, HORIZON + 1)
+        steps = range(1, self.horizon + 1)
         if now < YEAR:  # no week of last year is known: the baseline is the recent level
             nothing_S = np.full(len(recent_S), np.nan)
             names = [f"baseline_growth_{weeks}" for weeks in GROWTH_WEEKS]

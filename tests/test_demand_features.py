@@ -331,6 +331,29 @@ def test_easter_is_looked_for_where_it_was() -> None:
     assert [100, 100, 100, 300, 100, 100] == pytest.approx(found)
 
 
+def test_the_baseline_reads_what_was_published_by_its_week(raw: Tables, features: Tables) -> None:
+    """Sales that are published later, of any series, and series to come change no earlier row."""
+    moment = features["seasonal_baseline"]["event_timestamp"].sort_values().iloc[-1]
+    moment -= 20 * pd.Timedelta(WEEK)
+    sales = raw["sales"].copy()
+    late = sales.sample(frac=0.1, random_state=0).index
+    new = sales[sales["dept"] == sales["dept"].iloc[0]].assign(dept=98)
+    new = pd.concat([new, new.assign(store=99)])
+    new = new[close(new["date"]) > moment]
+    published = sales["created_timestamp"].copy()
+    published.loc[late] = moment + pd.Timedelta(days=1)
+    before = engineered(raw | {"sales": sales.drop(late)})["seasonal_baseline"]
+    sales["created_timestamp"] = published
+    sales.loc[late, "weekly_sales"] *= 3
+    after = engineered(raw | {"sales": pd.concat([sales, new])})["seasonal_baseline"]
+    rows = [
+        table[table["event_timestamp"] <= moment].reset_index(drop=True)
+        for table in (before, after)
+    ]
+    pd.testing.assert_frame_equal(*rows)
+    assert len(rows[0]) > 300
+
+
 def test_a_python_step_that_fails_is_told_in_one_line(tmp_path: Path, raw: Tables) -> None:
     """Without `make`, or where it cannot work with the data, the file is named."""
     for name, table in raw.items():

@@ -14,14 +14,18 @@ from feastrain.errors import RecipeError
 from feastrain.jobs.train import train
 from feastrain.models.bundle import Bundle, load_bundle
 from feastrain.models.network import Network
+from feastrain.models.over_baseline import OverBaseline
 from feastrain.models.trees import Trees
-from feastrain.recipe import load_recipe
+from feastrain.recipe import BaselineModel, load_recipe
 from feastrain.training.encoding import Labelled, Part, fit_encoder
 from gangs import launcher, started, until
 from tiny_snapshot import MLP, START, TEST_WEEK, TFT, tiny_recipe, tiny_snapshot
 
 TREES = "{kind: trees, rounds: 60, leaves: 7, min_labels: 5, baseline: last_year}"
-ENSEMBLE = f"{{kind: ensemble, members: [{MLP}, {TFT}, {TREES}]}}"
+BASELINE = "{kind: baseline, baseline: last_year}"
+ENSEMBLE = (
+    f"{{kind: ensemble, members: [{MLP}, {TFT}, {TREES}, {BASELINE}], weights: [1, 1, 1, 2]}}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +52,13 @@ def _forecast(bundle: Bundle, snapshot: Snapshot) -> np.ndarray:
 
 
 def test_ensemble_forecasts_the_mean_of_its_members(bundle: Bundle, snapshot: Snapshot) -> None:
-    """A quantile is the mean of the members' quantiles, calibrated, and none cross."""
+    """A quantile is the weighted mean of the members' quantiles, calibrated, and none cross."""
     given = snapshot.rows("test"), snapshot.known(), snapshot.rows()
     parts = [member.forecast(bundle.encoder, *given) for member in bundle.members]
     forecast_NHQ = _forecast(bundle, snapshot)
-    assert [Network, Network, Trees] == [type(member) for member in bundle.members]
-    mean_NHQ = np.mean(parts, axis=0)
+    kinds = [Network, Network, Trees, OverBaseline]
+    assert kinds == [type(member) for member in bundle.members]
+    mean_NHQ = (parts[0] + parts[1] + parts[2] + 2 * parts[3]) / 5
     ordinary_NH = np.zeros(mean_NHQ.shape[:2], dtype=bool)
     unit_N = bundle.encoder.unit(given[0])
     expected = bundle.calibration.apply(mean_NHQ, unit_N, ordinary_NH)
@@ -120,6 +125,23 @@ def test_network_forecasts_over_its_baseline(bundle: Bundle, snapshot: Snapshot)
     rows = snapshot.rows("test")
     forecast_NHQ = silent.forecast(bundle.encoder, rows, snapshot.known(), None)
     np.testing.assert_allclose(bundle.encoder.base(rows, "last_year"), forecast_NHQ[:, :, 1])
+
+
+def test_baseline_quantiles_equal_the_hand_computed_example(snapshot: Snapshot) -> None:
+    """By step as far from the baseline as labels were from their median; none seen, at it."""
+    left_NH = np.column_stack([np.arange(11.0) - 3, np.arange(11.0) * 10, np.zeros(11)])
+    weight_NH = np.column_stack([np.ones(11), np.full(11, 5.0), np.zeros(11)])
+    weight_NH[10, 1] = 0
+    labels = left_NH.astype(np.float32), weight_NH.astype(np.float32)
+    model = OverBaseline.fit(BaselineModel(kind="baseline", baseline="last_year"), labels)
+    assert [[-4, 0, 4], [-36, 0, 36], [0, 0, 0]] == model.about["offsets"]
+    encoder, rows = fit_encoder(snapshot), snapshot.rows("test")
+    over_NHQ = (
+        model.forecast(encoder, rows, snapshot.known())
+        - encoder.base(rows, "last_year")[:, :, None]
+    )
+    in_units_NHQ = over_NHQ / encoder.unit(rows)[:, None, None]
+    np.testing.assert_allclose(in_units_NHQ[0], model.about["offsets"], atol=1e-9)
 
 
 def test_killed_trees_go_on_and_end_the_same(snapshot: Snapshot, tmp_path: Path) -> None:

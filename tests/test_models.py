@@ -11,6 +11,7 @@ from feastrain.models.bundle import load_bundle, write_bundle
 from feastrain.models.calibration import Calibration
 from feastrain.models.encoder import fit
 from feastrain.models.losses import pinball_loss
+from feastrain.models.mixture import Mixture
 from feastrain.models.mlp import MLP, architecture, increasing
 from feastrain.models.network import Network
 from feastrain.recipe import MLPModel
@@ -80,7 +81,7 @@ def _publish(folder, metrics=None):
         network = Network.of(made, model.state_dict())
         raw = Calibration(QUANTILES, {})
         lineage = {"snapshot": "s", "recipe": {"label": {"event": None}}}
-        write_bundle(scratch, [network], ENCODER, raw, metrics or {}, lineage)
+        write_bundle(scratch, Mixture((network,), (1.0,)), ENCODER, raw, metrics or {}, lineage)
     return model, folder / "bundle"
 
 

@@ -269,6 +269,15 @@ class TreesModel(QuantileModel):
     seeds: Count = 1
 
 
+class BaselineModel(QuantileModel):
+    """The baseline itself, with quantiles as far from it as past labels were, by step."""
+
+    look_back: ClassVar[int] = 0
+
+    kind: Literal["baseline"]
+    baseline: str
+
+
 def _kind(model: Any) -> str:
     return str(model.get("kind", "mlp") if isinstance(model, dict) else model.kind)
 
@@ -276,21 +285,29 @@ def _kind(model: Any) -> str:
 Member = Annotated[
     Annotated[MLPModel, Tag("mlp")]
     | Annotated[TFTModel, Tag("tft")]
-    | Annotated[TreesModel, Tag("trees")],
+    | Annotated[TreesModel, Tag("trees")]
+    | Annotated[BaselineModel, Tag("baseline")],
     Discriminator(_kind),
 ]
 
 
 class EnsembleModel(Section):
-    """Several models, trained one after the other; each quantile is the mean of theirs."""
+    """Several models, trained one after the other; each quantile is the mean of theirs.
+
+    `weights` say how much each member counts, in the order of the members; alike without them.
+    """
 
     kind: Literal["ensemble"]
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
 
     @model_validator(mode="after")
     def _members_answer_alike(self) -> Self:
         if len({member.quantiles for member in self.members}) > 1:
             message = "the members of an ensemble must have the same quantiles"
+            raise ValueError(message)
+        if self.weights is not None and len(self.weights) != len(self.members):
+            message = f"{len(self.weights)} weights are given for {len(self.members)} members"
             raise ValueError(message)
         return self
 
@@ -309,6 +326,7 @@ Model = Annotated[
     Annotated[MLPModel, Tag("mlp")]
     | Annotated[TFTModel, Tag("tft")]
     | Annotated[TreesModel, Tag("trees")]
+    | Annotated[BaselineModel, Tag("baseline")]
     | Annotated[EnsembleModel, Tag("ensemble")],
     Discriminator(_kind),
 ]
@@ -419,10 +437,17 @@ class Recipe(Section):
         return self
 
     @property
-    def members(self) -> tuple[MLPModel | TFTModel | TreesModel, ...]:
+    def members(self) -> tuple[MLPModel | TFTModel | TreesModel | BaselineModel, ...]:
         """The models to fit: of an ensemble its members, else the one there is."""
         model = self.model
         return model.members if isinstance(model, EnsembleModel) else (model,)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """How much each of `members` counts; they sum to 1."""
+        given = self.model.weights if isinstance(self.model, EnsembleModel) else None
+        weights = given or (1.0,) * len(self.members)
+        return tuple(weight / sum(weights) for weight in weights)
 
     def of_member(self, number: int) -> Recipe:
         """Return the recipe of one member alone; each starts from a seed of its own."""

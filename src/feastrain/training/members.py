@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from feastrain.models.network import Network
-from feastrain.recipe import TreesModel
+from feastrain.models.over_baseline import OverBaseline
+from feastrain.recipe import BaselineModel, TreesModel
 from feastrain.training import checkpoint as checkpoints
 from feastrain.training.boosting import Boosting
 from feastrain.training.checkpoint import Saver
-from feastrain.training.encoding import Part, encode, memory_share
+from feastrain.training.encoding import Labelled, Part, encode, fit_encoder, memory_share
 from feastrain.training.finite import naming_rows
 from feastrain.training.fit import Fit
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from feastrain.dataset.snapshot import Snapshot
-    from feastrain.models.bundle import Member
     from feastrain.models.encoder import Encoder
+    from feastrain.models.mixture import Member
     from feastrain.recipe import Recipe
     from feastrain.telemetry import Stage
     from feastrain.training.distributed import Ranks
@@ -61,11 +62,23 @@ class Members:
             folder = self.folder / f"member-{number}" if many else self.folder
             folder.mkdir(exist_ok=True)
             recipe = self.recipe.of_member(number)
-            if isinstance(member, TreesModel):
+            if isinstance(member, BaselineModel):
+                encoders.append(self._read_off(recipe, member))
+            elif isinstance(member, TreesModel):
                 encoders.append(self._fit_trees(recipe, folder))
             else:
                 encoders.append(self._fit_network(recipe, folder))
         return encoders[0]
+
+    def _read_off(self, recipe: Recipe, member: BaselineModel) -> Encoder:
+        """Fit the baseline's quantiles, on every rank alike."""
+        encoder = fit_encoder(self.snapshot)
+        labelled = Labelled(recipe, self.snapshot, encoder)
+        parts = Part.TRAIN, Part.KNOWN if recipe.training.refit else Part.TRAIN
+        scored, final = (OverBaseline.fit(member, labelled.all(part)[1]) for part in parts)
+        self.scored.append(scored)
+        self.final.append(final)
+        return encoder
 
     def _fit_trees(self, recipe: Recipe, folder: Path) -> Encoder:
         boosting = Boosting(recipe, self.snapshot, folder, self.here, self.stop, self.observer)

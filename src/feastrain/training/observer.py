@@ -44,7 +44,7 @@ class About:
     @property
     def epochs(self) -> int:
         """The most that all networks of the recipe are fitted for."""
-        networks = [member for member in self.recipe.members if member.kind != "trees"]
+        networks = [member for member in self.recipe.members if member.kind in ("mlp", "tft")]
         training = self.recipe.training
         return training.epochs * len(networks) * (1 + training.refit)
 

@@ -21,9 +21,10 @@ import torch
 from feastrain.artifacts import publishing
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import FeastrainError
-from feastrain.models.bundle import mean_forecast, write_bundle
+from feastrain.models.bundle import write_bundle
 from feastrain.models.calibration import Calibration, calibrate
 from feastrain.models.events import special_ahead
+from feastrain.models.mixture import Mixture
 from feastrain.recipe import Recipe, load_recipe
 from feastrain.settings import Settings, load_settings
 from feastrain.telemetry import Stage, say, stage
@@ -101,7 +102,8 @@ def publish(members: Members, encoder: Encoder, bundle: Path) -> dict[str, float
     scores, calibration = _judge(members, encoder)
     metrics = {"epochs": members.epochs, **scores}
     with publishing(bundle, {}) as scratch:
-        write_bundle(scratch, members.final, encoder, calibration, metrics, lineage)
+        final = Mixture(tuple(members.final), recipe.weights)
+        write_bundle(scratch, final, encoder, calibration, metrics, lineage)
     return metrics
 
 
@@ -109,7 +111,8 @@ def _judge(members: Members, encoder: Encoder) -> tuple[dict[str, float], Calibr
     """Score and calibrate the models on the validation rows, which they did not see."""
     snapshot, quantiles = members.snapshot, members.recipe.model.quantiles
     rows = snapshot.rows("validation")
-    forecast_NHQ = mean_forecast(members.scored, encoder, rows, snapshot.known(), snapshot.rows())
+    scored = Mixture(tuple(members.scored), members.recipe.weights)
+    forecast_NHQ = scored.forecast(encoder, rows, snapshot.known(), snapshot.rows())
     label_NH, weight_NH = encoder.labels(rows)
     unit_N = encoder.unit(rows)
     error_NHQ = (label_NH * unit_N[:, None])[:, :, None] - forecast_NHQ

@@ -334,11 +334,37 @@ def materialize(
     project: ProjectOption = Path(),
     as_of: AsOfOption = None,
     *,
+    fresh: Annotated[bool, typer.Option(help="Write them again, though they are there.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Copy the features of the last closed period to the online store."""
-    cutoff = Project(project).materialize(recipe, _moment(as_of))
+    cutoff = Project(project).materialize(recipe, _moment(as_of), fresh=fresh)
     _show({"as_of": cutoff.isoformat()}, as_json=as_json)
+
+
+@app.command()
+def skew(  # noqa: PLR0913 - each argument is an option of the command line
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    sample: Annotated[int, typer.Option(min=1, help="Of how many series, at random.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which series.")] = 0,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the values that may differ.")
+    ] = 0.0,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Of all series.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the online store with the offline join, value by value; exit 1 when they differ."""
+    from feastrain.dataset.skew import require_equal
+    from feastrain.report import show_skew
+
+    found = Project(project).skew(recipe, None if every else sample, seed)
+    if as_json:
+        _show({**found.report.to_json(), "path": str(found.path)}, as_json=True)
+    else:
+        show_skew(found.report)
+    require_equal(found.report, found.page, tolerance)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Every error a user can meet, and the exit code each ends in.
 
     FeastrainError              1  the work failed
+    ├── SkewError                  the online store answers otherwise than the offline one
     ├── UsageError              2  what was asked for cannot be understood
     │   ├── RecipeError            the recipe file
     │   └── ProjectError           the project folder, or a stage run out of order
@@ -21,6 +22,10 @@ class FeastrainError(Exception):
     """The work failed."""
 
     exit_code = 1
+
+
+class SkewError(FeastrainError):
+    """The online store answers other values than the offline join."""
 
 
 class UsageError(FeastrainError):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
     from feastrain.dataset.audit import Audited
+    from feastrain.dataset.skew import Skew
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.dataset.verdict import Verdict
     from feastrain.evaluation.backtest import Backtest
@@ -297,8 +298,16 @@ class Project(Inspection):
             current.made(cached=explained.cached, rows=rows, path=_shown(explained.page))
         return explained
 
-    def materialize(self, recipe: str | Path, as_of: datetime | None = None) -> datetime:
-        """Write the features of the last closed period up to `as_of` to the online store."""
+    def materialize(
+        self, recipe: str | Path, as_of: datetime | None = None, *, fresh: bool = False
+    ) -> datetime:
+        """Write the features of the last closed period up to `as_of` to the online store.
+
+        Args:
+            recipe: its name or path.
+            as_of: facts later than this are not read.
+            fresh: write them again, though they were written before.
+        """
         from feastrain.dataset.labels import read_labels
         from feastrain.dataset.service import resolve_service
         from feastrain.stores.materialize import materialize
@@ -316,18 +325,49 @@ class Project(Inspection):
                 from feastrain.dataset.past import keep_past
 
                 keep_past(store, service, asked, panel, self.artifacts / "past")
+            stamp = self.artifacts / "materialized"
+            if fresh:
+                stamp.unlink(missing_ok=True)
             cached = materialize(
                 store,
                 views,
                 cutoff,
                 state,
-                self.artifacts / "materialized",
+                stamp,
                 progress=lambda view, rows: current.advance(
                     views.index(view), len(views), view=view, rows=rows
                 ),
             )
             current.made(cached=cached, views=len(views), as_of=cutoff.isoformat())
         return cutoff
+
+    def skew(self, recipe: str | Path, sample: int | None = None, seed: int = 0) -> Skew:
+        """Compare what the online store answers with what the offline join answers.
+
+        Args:
+            recipe: its name or path.
+            sample: of how many series, drawn at random; None for all.
+            seed: decides which.
+        """
+        from feastrain.dataset.service import resolve_service
+        from feastrain.dataset.skew import compare_stores, publish
+        from feastrain.telemetry import stage
+        from feastrain.training.metrics import push
+
+        store, asked = self.features(recipe), self.recipe(recipe)
+        with stage("skew") as current:
+            service = resolve_service(store, asked)
+            report = compare_stores(self.root, asked, store, service, sample, seed)
+            skew = publish(report, self.artifacts / "skews")
+            if self.settings.pushgateway is not None:
+                push(self.settings.pushgateway, skew.metrics, {"skew": asked.name})
+            current.made(
+                values=report.values,
+                differing=report.differing,
+                as_of=report.as_of,
+                path=_shown(skew.path),
+            )
+        return skew
 
     def predict(self, recipe: str | Path) -> BatchForecast:
         """Forecast every series from the online store into one Parquet file."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from feastrain.dataset.diff import Change, Difference
     from feastrain.dataset.drift import Drift
     from feastrain.dataset.plan import Plan
+    from feastrain.dataset.skew import SkewReport
     from feastrain.evaluation.backtest import Backtest
     from feastrain.evaluation.explain import Shares
     from feastrain.training.tuning import Tuned
@@ -289,6 +290,28 @@ def _share_table(title: str, heading: str, shares: Mapping[str, float]) -> Table
         bar = "█" * round(WIDEST * share / largest)
         _add_row(table, name, f"{share:.1%}", Text(bar, style="blue"))
     return table
+
+
+def show_skew(report: SkewReport) -> None:
+    """Print what differs between the stores, by feature and cause, with its worst value."""
+    title = (
+        f"{report.differing:,} of {report.values:,} values of {report.series:,} series differ "
+        f"as of {report.as_of[:19]}"
+    )
+    table = Table(title=title, title_style="bold")
+    for heading in ("view", "feature", "cause"):
+        table.add_column(heading)
+    for heading in ("values", "worst: entity", "online", "offline"):
+        table.add_column(heading, justify="right")
+    for finding in report.findings:
+        worst = finding.examples[0]
+        keys = ", ".join(f"{name} {value}" for name, value in worst.keys.items())
+        told = (finding.view, finding.feature, finding.cause, f"{finding.count:,}", keys)
+        _add_row(table, *told, worst.online, worst.offline)
+    if not report.findings:
+        for view, count in report.compared.items():
+            _add_row(table, view, "", "", f"0 of {count:,}")
+    _console().print(table)
 
 
 def show_facts(title: str, facts: Mapping[str, object]) -> None:

@@ -27,7 +27,7 @@ def retrieve_rows(store: FeatureStore, service: Service, spine: pa.Table) -> pa.
     """
     keys = [*service.columns.entities, "event_timestamp"]
     references = (*service.row_features, *service.unused_features)
-    features = _historical(store, references, spine.select(keys))
+    features = join_as_of(store, references, spine.select(keys))
     for name in features.column_names:
         if name not in keys:
             spine = spine.append_column(name, features[name])
@@ -49,7 +49,7 @@ def retrieve_known(
         return known.drop_columns(["period"])
     period_key = str(recipe.features.period_key)
     wanted = known.append_column(period_key, known["period"]).drop_columns(["period", "step"])
-    features = _historical(store, service.known_features, wanted)
+    features = join_as_of(store, service.known_features, wanted)
     known = known.drop_columns(["period"])
     for reference in service.known_features:
         name = reference.split(":", 1)[1]
@@ -74,8 +74,17 @@ def steps_ahead(groups: pa.Table, recipe: Recipe) -> pa.Table:
     return repeated.append_column("step", pa.array(step)).append_column("period", pa.array(names))
 
 
-def _historical(store: FeatureStore, features: tuple[str, ...], wanted: pa.Table) -> pa.Table:
-    """Ask the offline store, and make sure that it answers the rows it was asked for, in order."""
+def join_as_of(store: FeatureStore, features: tuple[str, ...], wanted: pa.Table) -> pa.Table:
+    """Return some features as of each row's time: the keys, then the features, in the rows' order.
+
+    Args:
+        store: the feature store, already applied.
+        features: references `view:feature`.
+        wanted: join keys and `event_timestamp`.
+
+    Raises:
+        DataError: the offline store loses, adds or changes an entity row.
+    """
     with quiet_offline_store():
         answer = store.get_historical_features(
             entity_df=wanted if takes_arrow(store) else _as_pandas(wanted),

@@ -18,7 +18,8 @@ from feastrain.errors import FeastrainError, ProjectError
 from feastrain.stores.feature_repo import online_store_of
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Sequence
+    from datetime import datetime, timedelta
 
     from feast import FeatureStore
     from numpy.typing import NDArray
@@ -91,16 +92,8 @@ class OnlineFeatures:
         if time.monotonic() >= self._refresh_at:
             self._store.refresh_registry()
             self._refresh_at = time.monotonic() + REFRESH_SECONDS
-        ends = []
-        for name in _views_of(self._row_features):
-            view = self._store.get_feature_view(name)
-            if view.most_recent_end_time is None:
-                message = f"view {name!r} is not in the online store; run `feastrain materialize`"
-                raise ProjectError(message)
-            ends.append(view.most_recent_end_time)
-        periods = (min(ends) - self._first_period) // self._recipe.frequency
-        cutoff: datetime = self._first_period + periods * self._recipe.frequency
-        return cutoff
+        views = _views_of(self._row_features)
+        return last_cutoff(self._store, views, self._first_period, self._recipe.frequency)
 
     def read(self, series: pa.Table) -> OnlineRows:
         """Read the features of `series` (entity columns) and of the periods ahead of them."""
@@ -188,6 +181,25 @@ class OnlineFeatures:
             if keys >= set(self._columns.entities):
                 telling.append(name)
         return telling or [reference.split(":", 1)[1] for reference in self._row_features]
+
+
+def last_cutoff(
+    store: FeatureStore, views: Sequence[str], first_period: datetime, frequency: timedelta
+) -> datetime:
+    """Return the last close of a period that every view was materialised up to.
+
+    Raises:
+        ProjectError: a view was never materialised.
+    """
+    ends = []
+    for name in views:
+        view = store.get_feature_view(name)
+        if view.most_recent_end_time is None:
+            message = f"view {name!r} is not in the online store; run `feastrain materialize`"
+            raise ProjectError(message)
+        ends.append(view.most_recent_end_time)
+    cutoff: datetime = first_period + (min(ends) - first_period) // frequency * frequency
+    return cutoff
 
 
 def _readers(store: FeatureStore, *asked: list[str]) -> dict[tuple[str, ...], ColumnsReader] | None:

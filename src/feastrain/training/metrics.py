@@ -207,12 +207,15 @@ class LastWord:
         """Push, if the run is over."""
         if not isinstance(event, End):
             return
-        try:
-            push_to_gateway(
-                self._gateway, JOB, self._metrics.registry, {"run": self._run}, PUSH_SECONDS
-            )
-        except (OSError, ValueError, HTTPException) as error:
-            say(
-                f"the metrics could not be pushed to {without_password(self._gateway)} ({error}); "
-                "the run itself is as it was: mend FEASTRAIN_PUSHGATEWAY for the next"
-            )
+        push(self._gateway, self._metrics.registry, {"run": self._run})
+
+
+def push(gateway: str, registry: CollectorRegistry, group: dict[str, str]) -> None:
+    """Push metrics to a Pushgateway as a group of their own; a failure is one warning line."""
+    try:
+        push_to_gateway(gateway, JOB, registry, group, PUSH_SECONDS)
+    except (OSError, ValueError, HTTPException) as error:
+        say(
+            f"the metrics could not be pushed to {without_password(gateway)} ({error}); "
+            "the run itself is as it was: mend FEASTRAIN_PUSHGATEWAY for the next"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from feastrain.stores.materialize import BEGINNING
 from feastrain.stores.online import STORE_ERRORS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from feast import FeatureStore
@@ -64,13 +65,28 @@ def online_answer(
         FeastrainError: the store does not answer.
     """
     online = online_store_of(store)
-    if online is not None and hasattr(view, "entity_columns"):
+    if online is not None and not is_on_demand(view):
         return _by_column(store, online, view, features, keys, as_of)
-    parts = [
-        _by_feast(store, view, features, keys.slice(start, CHUNK_ROWS))
-        for start in range(0, len(keys), CHUNK_ROWS)
-    ]
+    with _whatever_its_age(store):
+        parts = [
+            _by_feast(store, view, features, keys.slice(start, CHUNK_ROWS))
+            for start in range(0, len(keys), CHUNK_ROWS)
+        ]
     return _joined(parts, features)
+
+
+@contextlib.contextmanager
+def _whatever_its_age(store: FeatureStore) -> Iterator[None]:
+    """Let our own online store answer rows that are past their `ttl` today, as Feast's do."""
+    config = store.config.online_store
+    if online_store_of(store) is None or not config.enforce_ttl:
+        yield
+        return
+    config.enforce_ttl = False
+    try:
+        yield
+    finally:
+        config.enforce_ttl = True
 
 
 def latest_events(
@@ -78,9 +94,10 @@ def latest_events(
 ) -> NDArray[np.int64] | None:
     """Return [N] when the latest row of each entity up to a time happened, NEVER without a row.
 
+    A row that was created after that time counts as none, since the offline join passes it over.
     None where the view's rows are not its source's, so that their times are not known.
     """
-    if not hasattr(view, "entity_columns") or getattr(view, "source_views", None):
+    if getattr(view, "source_views", None):
         return None
     names = [field.name for field in view.features]
     (join,) = plan_joins([view], [f"{view.name}:{name}" for name in names], full_names=False)
@@ -97,13 +114,19 @@ def latest_events(
             end_date=as_of,
         ).to_arrow()
     entities = EntityKeys(view)
-    stamps = rows[join.event_timestamp]
-    zone = stamps.type.tz
-    times = stamps.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64()).to_pylist()
+    times = _microseconds(rows[join.event_timestamp])
+    if join.created_timestamp in rows.column_names:
+        created = _microseconds(rows[join.created_timestamp])
+        times = np.where(created > microseconds(as_of), NEVER, times)
     found = {ours: rows[theirs].to_pylist() for theirs, ours in join.keys.items()}
-    events = dict(zip(entities.of(found or {"": times}), times, strict=True))
+    events = dict(zip(entities.of(found or {"": times}), times.tolist(), strict=True))
     asked = entities.of({name: keys[name].to_pylist() for name in keys.column_names})
     return np.array([events.get(key, NEVER) for key in asked], dtype=np.int64)
+
+
+def is_on_demand(view: Any) -> bool:
+    """Tell whether a view's values are computed when they are asked for."""
+    return hasattr(view, "source_feature_view_projections")
 
 
 def past_ttl(view: Any, event: NDArray[np.int64], as_of: datetime) -> NDArray[np.bool_]:
@@ -166,7 +189,7 @@ def _by_feast(store: FeatureStore, view: Any, features: Sequence[str], keys: pa.
     for name in features:
         vector = vectors[name]
         held = np.array(vector.statuses) != FieldStatus.NOT_FOUND
-        if hasattr(view, "entity_columns"):
+        if not is_on_demand(view):
             micro = [t.seconds * 1_000_000 + t.nanos // 1000 for t in vector.event_timestamps]
             event = np.where(held, np.array(micro, dtype=np.int64), NEVER)
         values[name], mistyped[name] = _typed(vector.values, kinds[name], _arrow(view, name))
@@ -209,6 +232,11 @@ def _joined(parts: Sequence[Answer], features: Sequence[str]) -> Answer:
             for name in features
         },
     )
+
+
+def _microseconds(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    stamps = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
+    return np.asarray(stamps.fill_null(NEVER).to_numpy())
 
 
 def _kinds(view: Any) -> dict[str, str]:

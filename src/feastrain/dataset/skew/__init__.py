@@ -36,7 +36,7 @@ from feastrain.dataset.skew.report import (
     SkewReport,
     require_equal,
 )
-from feastrain.stores.answers import Answer, latest_events, online_answer, past_ttl
+from feastrain.stores.answers import Answer, is_on_demand, latest_events, online_answer, past_ttl
 from feastrain.stores.fallback.layout import NEVER
 from feastrain.stores.fallback.stored import EPOCH, MICROSECOND
 from feastrain.stores.feature_repo import online_store_of
@@ -182,7 +182,7 @@ class _Frames:
 
 
 def _join_keys(store: FeatureStore, view: Any) -> set[str]:
-    if hasattr(view, "entity_columns"):
+    if not is_on_demand(view):
         return {one.name for one in view.entity_columns if one.name != "__dummy_id"}
     inputs = [store.registry.get_any_feature_view(one, store.project) for one in inputs_of(view)]
     return {key for one in inputs for key in _join_keys(store, one)}
@@ -215,7 +215,7 @@ class _Comparison:
     @cached_property
     def codes(self) -> NDArray[np.int8]:
         """Return [feature, entity] why each value differs."""
-        on_demand = not hasattr(self._view, "entity_columns")
+        on_demand = is_on_demand(self._view)
         computed = on_demand or any(
             getattr(self._view, name, None) for name in ("feature_transformation", "udf")
         )
@@ -245,7 +245,7 @@ class _Comparison:
 
     def _ages_of(self) -> Ages:
         online = self._online
-        if not hasattr(self._view, "entity_columns"):
+        if is_on_demand(self._view):
             return no_ages(np.ones(len(online.held), dtype=bool))
         events = latest_events(self._store, self._view, self.keys, self._as_of)
         expired = past_ttl(self._view, online.event, self._as_of)

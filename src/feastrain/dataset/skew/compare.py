@@ -20,7 +20,7 @@ Cause = Literal[
 CAUSES: dict[Cause, str] = {
     "missing": "the online store has no row of the entity",
     "stale": "the online row is older than the offline one",
-    "ahead": "the online row is later than the offline one, or the offline store has none",
+    "ahead": "the online row is later than the offline one, or came to be known after the cut-off",
     "expired": "the online row is past the view's ttl, and is answered all the same",
     "type": "the value is of another type than the declared one",
     "rounding": "the numbers differ by less than their declared types can hold",

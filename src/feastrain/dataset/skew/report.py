@@ -23,7 +23,7 @@ AGAIN = "run `feastrain materialize {recipe} --fresh`"
 REMEDIES: dict[Cause, str] = {
     "missing": AGAIN,
     "stale": AGAIN,
-    "ahead": "something else writes to the online store: stop it, or materialize up to its time",
+    "ahead": "the online store knows what the cut-off did not: materialize as of when it was known",
     "expired": "use feastrain.stores.fallback.FallbackOnlineStore, which minds the ttl of views",
     "type": f"declare the type that the source has, and {AGAIN}",
     "rounding": "declare Float64, or allow them with --tolerance",

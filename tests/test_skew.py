@@ -37,15 +37,12 @@ EVERY = {*FEATURES, FRESH_RATE, OF_ACCEPTED}
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
-    """Feast's own SQLite store, and ours on Redis and PostgreSQL, as their configuration."""
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Our online store on Redis and PostgreSQL, as its configuration."""
     redis = Redis(tmp_path_factory.mktemp("redis"))
     primary = {"type": "redis", "connection_string": redis.address}
     with postgres(tmp_path_factory.mktemp("postgres")) as server:
-        yield {
-            "sqlite": {"type": "sqlite", "path": "data/online_store.db"},
-            "fallback": {"type": FALLBACK, "primary": primary, "fallback": server},
-        }
+        yield {"type": FALLBACK, "primary": primary, "fallback": server}
     redis.kill()
 
 
@@ -106,9 +103,10 @@ class Drivers:
 
 
 @pytest.fixture
-def drivers(tmp_path: Path, stores: dict[str, dict[str, Any]], form: str) -> Iterator[Drivers]:
-    """The project on the online store of this form."""
-    made = Drivers(tmp_path, stores[form])
+def drivers(tmp_path: Path, request: pytest.FixtureRequest, form: str) -> Iterator[Drivers]:
+    """The project on Feast's own SQLite store, or on ours."""
+    own = {"type": "sqlite", "path": "data/online_store.db"}
+    made = Drivers(tmp_path, own if form == "sqlite" else request.getfixturevalue("servers"))
     yield made
     store = open_store(made.root / "feature_repo")
     store.teardown()

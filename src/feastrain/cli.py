@@ -369,10 +369,17 @@ def skew(  # noqa: PLR0913 - each argument is an option of the command line
 
 @app.command()
 def predict(
-    recipe: RecipeArgument, project: ProjectOption = Path(), *, as_json: JsonOption = False
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    push: Annotated[
+        str | None,
+        typer.Option(help="Write them to the online store through this too.", metavar="SOURCE"),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
 ) -> None:
     """Forecast every series from the online store into one Parquet file."""
-    forecast = Project(project).predict(recipe)
+    forecast = Project(project).predict(recipe, push)
     facts = {"forecasts": str(forecast.path), "rows": forecast.rows}
     _show({**facts, "as_of": forecast.as_of.isoformat()}, as_json=as_json)
 

@@ -369,8 +369,14 @@ class Project(Inspection):
             )
         return skew
 
-    def predict(self, recipe: str | Path) -> BatchForecast:
-        """Forecast every series from the online store into one Parquet file."""
+    def predict(self, recipe: str | Path, push: str | None = None) -> BatchForecast:
+        """Forecast every series from the online store into one Parquet file.
+
+        Args:
+            recipe: its name or path.
+            push: a push source of the feature repo, through which the forecasts are written to
+                the online store too.
+        """
         from feastrain.serving.batch import forecast_all
         from feastrain.telemetry import stage
 
@@ -388,7 +394,22 @@ class Project(Inspection):
                 as_of=made.as_of.isoformat(),
                 path=_shown(made.path),
             )
+        if push is not None:
+            self._push(recipe, push, made)
         return made
+
+    def _push(self, recipe: str | Path, source: str, made: BatchForecast) -> None:
+        import pyarrow.parquet as pq
+
+        from feastrain.serving.batch import rows_to_push
+        from feastrain.stores.push import push_rows
+        from feastrain.telemetry import stage
+
+        store, asked = self.features(recipe), self.recipe(recipe)
+        with stage("push") as current:
+            rows = rows_to_push(pq.read_table(made.path), asked)
+            views = push_rows(store, source, rows)
+            current.made(rows=len(rows), views=", ".join(views))
 
     def serve(self, recipe: str | Path, host: str | None = None, port: int | None = None) -> None:
         """Serve forecasts and the planner's page until stopped."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feastrain.artifacts import fingerprint, is_published, open_manifest, publishing
+from feastrain.errors import RecipeError
 
 if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    import pyarrow as pa
-
+    from feastrain.recipe import Recipe
     from feastrain.serving.forecaster import Forecaster
 
 FILE = "forecasts.parquet"
@@ -29,6 +30,32 @@ class BatchForecast:
     rows: int
     as_of: datetime
     cached: bool
+
+
+def rows_to_push(forecasts: pa.Table, recipe: Recipe) -> pa.Table:
+    """Return published forecasts as rows of a feature view.
+
+    They are keyed by the entities and the recipe's period key, and happened at the cut-off. The
+    quantiles are called by their percent (`q10`, `q97_5`), since a feature's name has no dot.
+
+    Raises:
+        RecipeError: the recipe has no period key.
+    """
+    key = recipe.features.period_key
+    if key is None:
+        message = (
+            f"recipe {recipe.name!r} has no features.period_key, so pushed forecasts would have "
+            "no week to be found by; name the join key of the view they are for"
+        )
+        raise RecipeError(message)
+    names = [recipe.period_name(end) for end in forecasts["period"].to_pylist()]
+    renamed = {
+        name: f"q{float(name[1:]) * 100:.10g}".replace(".", "_")
+        for name in forecasts.column_names
+        if name.startswith("q0.")
+    }
+    rows = forecasts.rename_columns([renamed.get(name, name) for name in forecasts.column_names])
+    return rows.drop_columns(["period"]).append_column(key, pa.array(names))
 
 
 def forecast_all(

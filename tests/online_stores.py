@@ -131,6 +131,24 @@ def postgres(folder: Path) -> Iterator[dict[str, Any]]:
         }
 
 
+@contextlib.contextmanager
+def stopped(folder: Path) -> Iterator[None]:
+    """Stop the PostgreSQL of a folder, its sockets open and silent; and let it go on."""
+    import psutil
+
+    pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+    server = psutil.Process(pid)
+    server.suspend()
+    backends = server.children(recursive=True)
+    for backend in backends:
+        backend.suspend()
+    try:
+        yield
+    finally:
+        for process in (*backends, server):
+            process.resume()
+
+
 class Redis:
     """A Valkey server that can be hurt, at one port for all its lives."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 from feast_repos import START
 from feastrain.errors import FeastrainError
 from feastrain.stores.feature_repo import online_store_of
-from online_stores import FALLBACK, Redis, goods, postgres, repo
+from online_stores import FALLBACK, Redis, goods, postgres, repo, stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,9 +30,15 @@ PRIMARY = {"type": "redis", "open_seconds": 0.05, "write_seconds": 0.5}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where that PostgreSQL keeps its data."""
+    return tmp_path_factory.mktemp("postgres")
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[dict[str, Any]]:
     """The PostgreSQL behind every store here."""
-    with postgres(tmp_path_factory.mktemp("postgres")) as keys:
+    with postgres(home) as keys:
         yield keys
 
 
@@ -230,6 +237,71 @@ def test_redis_answers_while_postgres_is_away(
             )
         assert {0} == reader.units()
         push(store, 0)
+
+
+def impatient(folder: Path, server: dict[str, Any]) -> FeatureStore:
+    """Open a store on PostgreSQL alone that gives up soon, with units 0 for every good."""
+    soon = {"pool_seconds": 0.3, "retry_seconds": 0.5, "read_seconds": 0.4, "statement_seconds": 1}
+    config = {"type": FALLBACK, "fallback": {**server, **soon}}
+    store: FeatureStore = repo(folder / "impatient", config, goods(COUNT))
+    push(store, 0)
+    return store
+
+
+def test_a_stopped_postgres_ends_reads_and_writes_in_time(
+    tmp_path: Path, server: dict[str, Any], home: Path
+) -> None:
+    """One line says so; when it goes on, so do they, and what was refused was not written."""
+    store = impatient(tmp_path, server)
+    client = Reader(store)
+    assert {0} == client.units()
+    with stopped(home):
+        for work in (client.units, lambda: push(store, 1)):
+            started = time.monotonic()
+            with pytest.raises(FeastrainError, match=r"^PostgreSQL at .* does not answer: .+$"):
+                work()
+            assert time.monotonic() - started < 3.0
+    assert {0} == client.units()
+    push(store, 2)
+    assert {2} == client.units()
+    client.store.close()
+    store.teardown()
+    online_store_of(store).close()
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_postgres_that_is_silent_in_mid_statement(
+    tmp_path: Path, server: dict[str, Any], home: Path, *, writes: bool
+) -> None:
+    """A read waits no longer for a lock than it may; a write whose server stops, neither."""
+    import psycopg
+
+    store = impatient(tmp_path, server)
+    client = Reader(store)
+    address = {"host": server["host"], "user": server["user"], "dbname": "postgres"}
+    with psycopg.connect(**address) as beside, contextlib.ExitStack() as until:
+        beside.execute("LOCK TABLE test_goods_packed IN ACCESS EXCLUSIVE MODE")
+        if writes:
+            stopping = threading.Timer(0.4, lambda: until.enter_context(stopped(home)))
+            stopping.start()
+        started = time.monotonic()
+        with pytest.raises(FeastrainError, match=r"^PostgreSQL at .* does not answer: it was sil"):
+            push(store, 1) if writes else client.units()
+        assert time.monotonic() - started < 4.0
+    assert {0} == client.units()
+    client.store.close()
+    store.teardown()
+    online_store_of(store).close()
+
+
+def test_redis_answers_while_postgres_is_stopped(
+    store: FeatureStore, reader: Reader, home: Path
+) -> None:
+    """What Redis has costs no wait for PostgreSQL."""
+    with stopped(home):
+        started = time.monotonic()
+        assert {0} == reader.units()
+        assert time.monotonic() - started < 0.5
 
 
 def test_a_writer_killed_between_the_stores_is_made_up_for(

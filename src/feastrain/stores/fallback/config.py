@@ -76,8 +76,11 @@ class PostgresFallback(FeastConfigBaseModel):  # type: ignore[misc] # Feast is n
     connect_seconds: PositiveInt = 2
     """How long to wait for one host to accept a connection."""
 
+    read_seconds: PositiveFloat = 2.0
+    """How long a read waits for the server, which may be stopped, or wait for a lock."""
+
     statement_seconds: PositiveFloat = 60.0
-    """How long the server works on one statement at most."""
+    """How long the server works on one statement at most; a write waits a second longer."""
 
     min_conn: PositiveInt = 1
     max_conn: PositiveInt = 10

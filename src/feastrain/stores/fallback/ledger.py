@@ -78,6 +78,10 @@ class Ledger(ABC):
     def transaction(self) -> contextlib.AbstractContextManager[Any]:
         """Run statements together: yield what has `execute(SQL, parameters)`."""
 
+    def reading(self) -> contextlib.AbstractContextManager[Any]:
+        """Run statements as `transaction` does, but wait no longer than a reader would."""
+        return self.transaction()
+
     @abstractmethod
     def fetch(self, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """Return the keys that `table` has, and their rows."""
@@ -198,7 +202,7 @@ class Ledger(ABC):
             "SELECT v.view, v.generation, w.id FROM {views} v"
             " LEFT JOIN {writes} w ON w.view = v.view AND w.started < {clock} - %s"
         )
-        with self.transaction() as run:
+        with self.reading() as run:
             found = run.execute(self._sql(query), (LEASE_SECONDS,)).fetchall()
         generations = {view: generation for view, generation, _ in found}
         for view in {view for view, _, token in found if token is not None}:
@@ -211,7 +215,7 @@ class Ledger(ABC):
         """Return every layout that rows were written in, by its number."""
 
         def work() -> dict[int, Layout]:
-            with self.transaction() as run:
+            with self.reading() as run:
                 found = run.execute(self._sql("SELECT fields FROM {layouts}"), ()).fetchall()
             layouts = [Layout.of_json(fields) for (fields,) in found]
             return {layout.number: layout for layout in layouts}
@@ -302,4 +306,4 @@ class _Backoff:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

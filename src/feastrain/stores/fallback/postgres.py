@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import struct
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -16,6 +18,8 @@ from feastrain.stores.fallback.ledger import Ledger
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from psycopg.abc import RV, PQGen
+
     from feastrain.stores.fallback.config import PostgresFallback
 
 COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -26,7 +30,42 @@ PASSING = (
     errors.DeadlockDetected,
     errors.ReadOnlySqlTransaction,  # the host was the primary until a moment ago
 )
-LASTING = (errors.InvalidAuthorizationSpecification, errors.QueryCanceled)
+
+
+class SilentServerError(psycopg.OperationalError):
+    """The server took a statement and did not answer in time."""
+
+
+LASTING = (SilentServerError, errors.InvalidAuthorizationSpecification, errors.QueryCanceled)
+
+
+class ImpatientConnection(psycopg.Connection[Any]):
+    """A connection that is closed when the server is silent for longer than its patience.
+
+    A server that is stopped, and keeps its sockets open, answers nothing for ever: neither its
+    own time limit of a statement nor the system's of a connection ends the wait.
+    """
+
+    patience: float = 60.0
+    """Seconds that one exchange with the server may take."""
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """Wait for the server as psycopg does, but no longer than the patience.
+
+        Raises:
+            SilentServerError: it did not answer; the connection is closed.
+        """
+        if timeout is not None:
+            return super().wait(gen, interval, timeout)
+        started = time.monotonic()
+        try:
+            return super().wait(gen, interval, self.patience)
+        except psycopg.OperationalError as error:
+            if time.monotonic() - started < self.patience:
+                raise
+            self.close()
+            message = f"it was silent for {self.patience:g} s"
+            raise SilentServerError(message) from error
 
 
 class PostgresLedger(Ledger):
@@ -41,13 +80,17 @@ class PostgresLedger(Ledger):
         self.place = f"PostgreSQL at {config.host}:{config.port}"
         self.retry_seconds = config.retry_seconds
         self._schema = config.db_schema
+        self._read_seconds = config.read_seconds
+        # The server ends a statement itself, where it can.
+        self._write_seconds = config.statement_seconds + 1.0
         self._pool = ConnectionPool(
             config.conninfo(),
             min_size=config.min_conn,
             max_size=max(config.min_conn, config.max_conn),
             timeout=config.pool_seconds,
             max_lifetime=config.recycle_seconds,
-            check=ConnectionPool.check_connection,
+            connection_class=ImpatientConnection,
+            check=partial(_check, config.pool_seconds),
             reconnect_timeout=config.retry_seconds,
             name="feastrain-online",
             open=False,
@@ -57,17 +100,29 @@ class PostgresLedger(Ledger):
     @contextlib.contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[Any]]:
         """Yield a connection whose statements are committed together."""
-        with self._pool.connection() as connection:
+        with self._connection(self._write_seconds) as connection:
             try:
                 yield connection
             except errors.ReadOnlySqlTransaction:
                 connection.close()  # so that the pool looks for the primary anew
                 raise
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[psycopg.Connection[Any]]:
+        """Yield a connection that is waited for no longer than a read."""
+        with self._connection(self._read_seconds) as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _connection(self, patience: float) -> Iterator[ImpatientConnection]:
+        with self._pool.connection() as connection:
+            connection.patience = patience
+            yield connection
+
     def fetch(self, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """Return the keys that `table` has, and their rows."""
         query = f"SELECT entity_key, packed FROM {self.quoted(table)} WHERE entity_key = ANY(%b)"  # noqa: S608 - a quoted name
-        with self._pool.connection() as connection:
+        with self.reading() as connection:
             return connection.execute(query.encode(), (list(keys),), binary=True).fetchall()
 
     def upsert(
@@ -115,6 +170,12 @@ class PostgresLedger(Ledger):
     def close(self) -> None:
         """Let go of connections."""
         self._pool.close()
+
+
+def _check(patience: float, connection: ImpatientConnection) -> None:
+    """Try a connection that was idle."""
+    connection.patience = patience
+    ConnectionPool.check_connection(connection)
 
 
 def _blocks(entries: Iterable[tuple[bytes, int, bytes]]) -> Iterator[bytes]:

@@ -8,14 +8,17 @@ is written. This module is what Feast calls; its `reader` is what serving reads 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.repo_config import FeastConfigBaseModel
 
 from feastrain.stores.fallback.breaker import BreakerLimits
@@ -28,6 +31,7 @@ from feastrain.stores.fallback.stored import (
     microseconds,
     table_of,
 )
+from feastrain.stores.fallback.threads import Done, Threads
 from feastrain.stores.fallback.tiers import Tiers
 
 if TYPE_CHECKING:
@@ -68,6 +72,13 @@ class FallbackOnlineStore(OnlineStore):  # type: ignore[misc] # Feast is not typ
 
     def __init__(self) -> None:
         self._tiers: tuple[int, Tiers] | None = None
+        self._lock = threading.Lock()
+        self._threads = Threads()
+
+    @property
+    def async_supported(self) -> SupportedAsyncMethods:
+        """Tell Feast's server that both reads and writes may be awaited."""
+        return SupportedAsyncMethods(read=True, write=True)
 
     def online_write_batch(
         self,
@@ -138,6 +149,28 @@ class FallbackOnlineStore(OnlineStore):  # type: ignore[misc] # Feast is not typ
             )
         ]
 
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """Read rows as `online_read` does, while the event loop goes on."""
+        work = partial(self.online_read, config, table, entity_keys, requested_features)
+        return await self._threads.run(work, _most_connections(config))
+
+    async def online_write_batch_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[Written],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Write rows as `online_write_batch` does, while the event loop goes on."""
+        work = partial(self.online_write_batch, config, table, data, progress)
+        await self._threads.run(work, _most_connections(config))
+
     def reader(
         self, config: RepoConfig, wanted: Sequence[tuple[FeatureView, Sequence[str]]]
     ) -> ColumnsReader:
@@ -177,15 +210,18 @@ class FallbackOnlineStore(OnlineStore):  # type: ignore[misc] # Feast is not typ
 
     def tiers(self, config: RepoConfig) -> Tiers:
         """Return the stores, connected in this process."""
-        if self._tiers is None or self._tiers[0] != os.getpid():
-            self._tiers = (os.getpid(), _opened(config))
-        return self._tiers[1]
+        with self._lock:
+            if self._tiers is None or self._tiers[0] != os.getpid():
+                self._tiers = (os.getpid(), _opened(config))
+            return self._tiers[1]
 
-    def close(self) -> None:
-        """Let go of all connections."""
+    def close(self) -> Done:
+        """Let go of all connections; Feast's server awaits this, others need not."""
+        self._threads.close()
         if self._tiers is not None and self._tiers[0] == os.getpid():
             self._tiers[1].close()
         self._tiers = None
+        return Done()
 
 
 def _opened(config: RepoConfig) -> Tiers:
@@ -209,6 +245,13 @@ def _ledger(config: RepoConfig) -> Ledger:
     from feastrain.stores.fallback.sqlite import SqliteLedger
 
     return SqliteLedger(Path(config.repo_path or ".") / asked.path)
+
+
+def _most_connections(config: RepoConfig) -> int:
+    """Return how many reads can be under way at once."""
+    asked = config.online_store
+    most: int = getattr(asked.primary or asked.fallback, "max_connections", 0)
+    return most or getattr(asked.fallback, "max_conn", 4)
 
 
 def _value(row: Written, feature: str) -> Value:

@@ -176,6 +176,19 @@ def test_a_bulk_write_that_was_killed_goes_on(
     store.teardown()
 
 
+def test_many_keys_are_read_in_several_statements(
+    tmp_path: Path, servers: Any, monkeypatch: Any
+) -> None:
+    """In the order that they are asked for."""
+    store = written(tmp_path, servers["postgres"])
+    numbers = list(range(ROWS))[::-1]
+    expected = read(store, numbers)
+    monkeypatch.setattr("feastrain.stores.fallback.postgres.MOST_KEYS", 7)
+    assert expected == read(store, numbers)
+    assert goods(ROWS)["units"].to_pylist()[::-1] == expected["units"]
+    store.teardown()
+
+
 def test_values_and_keys_of_another_type_are_refused(tmp_path: Path, servers: Any) -> None:
     """One line says which feature or key, and what it is declared as."""
     store = written(tmp_path, servers["sqlite"])

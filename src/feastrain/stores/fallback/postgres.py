@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 COPY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
 BLOCK = 1 << 20
+MOST_KEYS = 10_000
+"""Keys of one statement, so that each is answered within the time of a read."""
 PASSING = (
     errors.SerializationFailure,
     errors.DeadlockDetected,
@@ -122,8 +124,12 @@ class PostgresLedger(Ledger):
     def fetch(self, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
         """Return the keys that `table` has, and their rows."""
         query = f"SELECT entity_key, packed FROM {self.quoted(table)} WHERE entity_key = ANY(%b)"  # noqa: S608 - a quoted name
+        found: list[tuple[bytes, bytes]] = []
         with self.reading() as connection:
-            return connection.execute(query.encode(), (list(keys),), binary=True).fetchall()
+            for start in range(0, len(keys), MOST_KEYS):
+                some = list(keys[start : start + MOST_KEYS])
+                found += connection.execute(query.encode(), (some,), binary=True).fetchall()
+        return found
 
     def upsert(
         self,

@@ -39,9 +39,12 @@ class LabelPanel:
     events: tuple[str, ...]
 
     def a_season_before(self, ends: list[datetime], season: int) -> NDArray[np.float64]:
-        """Return [S, H] the labels `season` periods before each of `ends`, NaN where none was."""
+        """Return [S, H] the labels `season` periods before each of `ends`, NaN where none was.
+
+        A season of one period is none: there is nothing a season before.
+        """
         position = {end: place for place, end in enumerate(self.periods)}
-        step = self.periods[1] - self.periods[0] if len(self.periods) > 1 else None
+        step = self.periods[1] - self.periods[0] if len(self.periods) > 1 < season else None
         before_SH = np.full((len(self.label_SP), len(ends)), np.nan)
         for column, end in enumerate(ends):
             place = None if step is None else position.get(end - season * step)

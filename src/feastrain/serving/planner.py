@@ -27,6 +27,7 @@ from feastrain.serving.what_if import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from fastapi import FastAPI
@@ -104,7 +105,7 @@ class Planner:
     async def ahead(self, asked: schemas.SeriesKey) -> Response:
         """What is known ahead of one series and read by the bundle: what a what-if can change."""
         key = self._known(asked)
-        return Response(await self._workers.start(self._changeable, key), media_type=JSON)
+        return await self._tried(self._changeable, key)
 
     async def what_if(self, asked: Any) -> Response:
         """The forecast of one series with other values of what is known ahead."""
@@ -115,8 +116,11 @@ class Planner:
             if one.step > horizon:
                 message = f"step {one.step} is beyond the horizon of {horizon}"
                 raise HTTPException(422, message)
+        return await self._tried(self._changed, key, changes)
+
+    async def _tried(self, work: Callable[..., bytes], *given: Any) -> Response:
         try:
-            content = await self._workers.start(self._changed, key, changes)
+            content = await self._workers.start(work, *given)
         except Implausible as error:
             raise HTTPException(422, str(error)) from error
         return Response(content, media_type=JSON)

@@ -39,7 +39,8 @@ export function drawSeries(data, quantiles, periods) {
   $("chart").replaceChildren();
   if (!data?.x.length) return;
   const from = Math.max(0, data.x.length - periods);
-  const columns = [data.x, data.lastYear, data.label, data.low, data.median, data.high, data.tried];
+  const columns = [data.x, data.lastYear, data.label, data.low, data.median, data.high];
+  if (data.tried.some((tried) => tried != null)) columns.push(data.tried);
   const axis = { stroke: css("--soft"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
   const value = (_, v) => told(v, whole);
   const names = [quantiles[0] ?? 0.1, quantiles.at(-1) ?? 0.9].map(quantileName);
@@ -60,8 +61,8 @@ export function drawSeries(data, quantiles, periods) {
       { label: names[0], stroke: "transparent", ...bare },
       { label: "forecast", stroke: css("--forecast"), width: 2.25, ...bare },
       { label: names[1], stroke: "transparent", ...bare },
-      { label: "what-if", stroke: css("--tried"), width: 2.25, dash: [7, 3], show: data.tried.some((v) => v != null), ...bare },
-    ],
+      { label: "what-if", stroke: css("--tried"), width: 2.25, dash: [7, 3], ...bare },
+    ].slice(0, columns.length),
   }, columns.map((values) => values.slice(from)), $("chart"));
 }
 
@@ -74,13 +75,15 @@ function specials(u, data) {
   ctx.clip();
   ctx.font = `${11 * ratio}px system-ui, sans-serif`;
   ctx.textBaseline = "middle";
+  let named = -Infinity; // where the last name stands: the next one must not run into it
   for (const [time, name] of data.specials) {
     if (time < u.scales.x.min - half || time > u.scales.x.max + half) continue;
     const left = u.valToPos(time - half, "x", true), right = u.valToPos(time + half, "x", true);
     ctx.fillStyle = css("--special");
     ctx.fillRect(left, bbox.top, Math.max(2, right - left), bbox.height);
     const middle = (left + right) / 2;
-    if (middle < bbox.left + 6 * ratio) continue; // half a name is no name
+    if (middle < bbox.left + 6 * ratio || middle < named + 13 * ratio) continue; // half a name is no name
+    named = middle;
     ctx.save();
     ctx.fillStyle = css("--special-ink");
     ctx.translate(middle, bbox.top + bbox.height - 6 * ratio);

@@ -18,7 +18,7 @@ export function showFigures(scores) {
     ["better than last year", told(figures.improvement, signed), "weighted error against seasonal naive"],
   ]);
   $("figures-note").textContent =
-    `Backtest of ${whole.format(figures.labels)} forecasts made at ${whole.format(figures.cutoffs)} past dates.`;
+    `Backtest of ${whole.format(figures.labels)} forecasts made at ${whole.format(figures.cutoffs)} past date${figures.cutoffs === 1 ? "" : "s"}.`;
 }
 
 function shape(tag, attributes, text) {
@@ -28,17 +28,21 @@ function shape(tag, attributes, text) {
   return element;
 }
 
+let drawn = [];
+addEventListener("resize", () => showHorizon(drawn));
+
 /** Two lines over the steps ahead: the model's error, and that of last year's label. */
 export function showHorizon(steps) {
+  drawn = steps;
   const known = steps.filter((step) => step.wape != null);
   $("horizon").hidden = !known.length;
   if (!known.length) return;
-  const [width, height, left, bottom] = [480, 190, 46, 28];
+  const [width, height, left, bottom] = [$("horizon-chart").clientWidth || 480, 190, 40, 28];
   const top = Math.max(...known.flatMap((step) => [step.wape, step.naive ?? 0])) * 1.1 || 1;
   const last = known.at(-1).step;
   const x = (step) => left + ((step - 1) / Math.max(1, last - 1)) * (width - left - 12);
   const y = (value) => 10 + (1 - value / top) * (height - bottom - 10);
-  const drawing = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
+  const drawing = shape("svg", { width, height, role: "img" });
   const ends = `${percent.format(known[0].wape)} one period ahead, ${percent.format(known.at(-1).wape)} ${last} ahead`;
   drawing.setAttribute("aria-label", `Error by horizon: ${ends}`);
   for (let i = 0; i <= 3; i++) {

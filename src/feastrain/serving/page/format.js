@@ -2,8 +2,9 @@
 
 export const whole = new Intl.NumberFormat(undefined, { maximumFractionDigits: 0 });
 export const short = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
+export const compact = new Intl.NumberFormat(undefined, { notation: "compact", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 export const percent = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1 });
-export const signed = new Intl.NumberFormat(undefined, { style: "percent", maximumFractionDigits: 1, signDisplay: "exceptZero" });
+export const signed = new Intl.NumberFormat(undefined, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1, signDisplay: "exceptZero" });
 export const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeZone: "UTC" });
 
 export const $ = (id) => document.getElementById(id);

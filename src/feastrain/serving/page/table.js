@@ -1,11 +1,11 @@
 // The table of exceptions: thousands of rows, of which only those in view are drawn.
 
-import { $, make, short, signed, told, whole, words } from "./format.js";
+import { $, compact, make, signed, told, whole, words } from "./format.js";
 import { view } from "./view.js";
 
 const ROW_HEIGHT = 36;
 export const COLUMNS = [
-  ["name", "series", null], ["at_risk", "at risk", short], ["forecast", "forecast", short], ["change", "vs last year", signed],
+  ["name", "series", null], ["at_risk", "at risk", compact], ["forecast", "forecast", compact], ["change", "vs last year", signed],
 ];
 
 let all = [], shown = [], entities = [], chosen = null, opened = () => {};
@@ -104,7 +104,7 @@ export function refresh() {
 
 function sums() {
   const sum = (column) => shown.reduce((total, row) => total + (row[column] ?? 0), 0);
-  const cells = ["all shown", short.format(sum("at_risk")), short.format(sum("forecast")), ""];
+  const cells = ["all shown", compact.format(sum("at_risk")), compact.format(sum("forecast")), ""];
   const [base, before] = shown.reduce(([f, l], row) =>
     (row.last_year == null ? [f, l] : [f + (row.base ?? row.forecast ?? 0), l + row.last_year]), [0, 0]);
   if (before > 0) cells[3] = signed.format(base / before - 1);

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -69,7 +70,7 @@ def label_panel(history: History, recipe: Recipe) -> LabelPanel:
     events, code = _events(labels)
     event_SP = np.zeros(shape, dtype=np.uint8)
     event_SP[row, column] = code
-    first = cast("datetime", min(labels["event_timestamp"].to_pylist()))
+    first = cast("datetime", pc.min(labels["event_timestamp"]).as_py())
     periods = tuple(first + place * recipe.frequency for place in range(shape[1]))
     return LabelPanel(periods, label_SP, event_SP, events)
 

@@ -25,6 +25,7 @@ from feastrain.serving.what_if import (
     hold,
     importances,
 )
+from feastrain.serving.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from feastrain.serving.history import History, Key
     from feastrain.serving.outlook import Standing
     from feastrain.serving.what_if import Held
-    from feastrain.serving.workers import Workers
 
 MOST_CHANGES = 200
 JSON = "application/json"
@@ -61,12 +61,11 @@ class Planner:
         self,
         forecaster: Forecaster,
         history: History,
-        workers: Workers,
         evidence: Evidence | None,
     ) -> None:
         self._forecaster = forecaster
         self._history = history
-        self._workers = workers
+        self._workers = Workers()  # the page does not queue before those who ask for forecasts
         self._evidence = evidence
         self._panel = label_panel(history, forecaster.recipe)
         self._packed = encode(self._panel, history, forecaster.recipe)
@@ -124,6 +123,10 @@ class Planner:
         except Implausible as error:
             raise HTTPException(422, str(error)) from error
         return Response(content, media_type=JSON)
+
+    def close(self) -> None:
+        """Finish the work begun."""
+        self._workers.close()
 
     def _known(self, asked: schemas.SeriesKey) -> Key:
         key = asked.values()
@@ -230,13 +233,10 @@ class Planner:
 
 def add_planner(
     app: FastAPI,
-    forecaster: Forecaster,
+    planner: Planner,
     history: History,
-    workers: Workers,
-    evidence: Evidence | None,
 ) -> None:
     """Add the routes of the page to `app`."""
-    planner = Planner(forecaster, history, workers, evidence)
     loose: Any = Annotated[schemas.key_model(history.types, strict=False), Query()]
     strict: Any = schemas.key_model(history.types, strict=True)
     fields: dict[str, Any] = {

@@ -146,7 +146,7 @@ def test_a_forecast_of_the_past_stands_beside_what_happened(page: playwright.Pag
     """The one chosen was 10 too much in each of four weeks."""
     page.click("#levels button:has-text('Series')")
     page.fill("#search", "site 1 i00")
-    page.click("#spacer .row")
+    page.click("#spacer .row:has-text('site 1 ·')")
     page.wait_for_selector("#asof option[value='2012-08-17']", state="attached")
     page.select_option("#asof", "2012-08-17")
     assert page.locator("#facts dt").all_text_contents()[1] == "what happened"

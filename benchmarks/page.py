@@ -6,10 +6,10 @@ which takes minutes. `--screenshot FILE` keeps a picture, and is refused of any 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -25,6 +25,7 @@ from feastrain.project import Project
 from figures import Figure, options, tell
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
     from playwright.sync_api import Browser
@@ -65,9 +66,7 @@ def main() -> None:
 def _extend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", type=Path, help="a project in which `feastrain demo` ran")
     parser.add_argument("--recipe", default="mlp", help="which recipe's bundle is served")
-    parser.add_argument(
-        "--screenshot", type=Path, metavar="FILE", help="keep a picture of the page"
-    )
+    parser.add_argument("--screenshot", type=Path, metavar="FILE", help="keep a picture")
 
 
 def _project(asked: argparse.Namespace, stack: contextlib.ExitStack) -> Project:
@@ -105,8 +104,6 @@ def _serving(project: Project, recipe: str) -> Iterator[str]:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
@@ -134,7 +131,7 @@ def _measure(browser: Browser, address: str, loads: int) -> list[Figure]:
 
 
 def _picture(browser: Browser, address: str, file: Path) -> None:
-    context = browser.new_context(viewport=VIEW, locale="en-US", device_scale_factor=1.5)
+    context = browser.new_context(viewport=VIEW, locale="en-US", device_scale_factor=1)
     page = context.new_page()
     page.goto(address)
     page.wait_for_selector("#facts dd")

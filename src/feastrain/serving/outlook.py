@@ -34,6 +34,7 @@ class Outlook:
     as_of: datetime
     ends: tuple[datetime, ...]
     """The close of each target period."""
+    levels: tuple[float, ...]
     quantile_SHQ: NDArray[np.float64]
     """NaN for a series that the store does not know."""
     event_SH: NDArray[np.object_] | None
@@ -105,7 +106,9 @@ class Outlooks:
         ends = period_ends(forecast.as_of, recipe.frequency, horizon)
         before_SH = self._panel.a_season_before(ends, recipe.season)
         made_at = time.monotonic()
-        return Outlook(forecast.as_of, tuple(ends), quantile_SHQ, event_SH, before_SH, made_at)
+        return Outlook(
+            forecast.as_of, tuple(ends), levels, quantile_SHQ, event_SH, before_SH, made_at
+        )
 
 
 def summary_rows(history: History, standing: Standing) -> list[list[Any]]:
@@ -116,7 +119,7 @@ def summary_rows(history: History, standing: Standing) -> list[list[Any]]:
     """
     outlook = standing.outlook
     wide_S = (outlook.quantile_SHQ[:, :, -1] - outlook.quantile_SHQ[:, :, 0]).sum(axis=1)
-    median_S = outlook.quantile_SHQ[:, :, outlook.quantile_SHQ.shape[2] // 2].sum(axis=1)
+    median_S = outlook.quantile_SHQ[:, :, outlook.levels.index(0.5)].sum(axis=1)
     before_S = outlook.before_SH.sum(axis=1)
     numbers = [[_rounded(value) for value in column] for column in (wide_S, median_S, before_S)]
     recent = [_rounded(summary.total) for summary in history.summaries()]

@@ -136,7 +136,7 @@ def importances(forecaster: Forecaster, series: pa.Table) -> dict[str, Any]:
     """
     step = max(1, -(-len(series) // SAMPLED_SERIES))
     held = hold(forecaster, series.take(pa.array(np.arange(0, len(series), step))))
-    middle = len(forecaster.bundle.quantiles) // 2
+    middle = forecaster.bundle.quantiles.index(0.5)
     base_NH = forecast_held(forecaster, held)[:, :, middle]
     size = float(np.abs(base_NH).mean()) if base_NH.size else 0.0
     generator, started, told, left_out = np.random.default_rng(0), time.monotonic(), [], []

@@ -160,7 +160,8 @@ function draw() {
   drawSeries(data, forecast.quantiles, view.periods === "all" ? Infinity : Number(view.periods));
   $("tried-key").hidden = !forecast.tried;
   if (forecast.quantiles.length) $("band-name").textContent = `${quantileName(forecast.quantiles[0])} to ${quantileName(forecast.quantiles.at(-1))}`;
-  tell(forecast, new Map(data.x.map((time, i) => [time, { lastYear: data.lastYear[i], label: data.label[i] }])));
+  const events = new Map(data.specials);
+  tell(forecast, new Map(data.x.map((time, i) => [time, { lastYear: data.lastYear[i], label: data.label[i], event: events.get(time) }])));
 }
 
 function tell({ past, steps, quantiles }, at) {
@@ -178,7 +179,7 @@ function tell({ past, steps, quantiles }, at) {
   rows($("numbers").tHead, "th", [["period to", ...quantiles.map(quantileName), past ? "happened" : "last year", "event"]]);
   rows($("numbers").tBodies[0], "td", steps.map((step, i) => [
     day.format(step.time * 1000), ...quantiles.map((quantile) => whole.format(step.quantiles[String(quantile)])),
-    told(against[i], whole), words(step.event ?? ""),
+    told(against[i], whole), at.get(step.time)?.event ?? "",
   ]), ["", ...quantiles.map((quantile) => (quantile === 0.5 ? "median" : "")), "", "event"]);
   $("footer").textContent = answer ? `Bundle ${answer.bundle}, snapshot ${answer.snapshot}. ${whole.format(panel.series.length)} series of ${words(panel.label)}.` : "";
 }

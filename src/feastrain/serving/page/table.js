@@ -90,6 +90,7 @@ export function refresh() {
   for (const button of $("head").querySelectorAll("button")) {
     const sorted = button.dataset.sort === column ? (view.order === "down" ? "descending" : "ascending") : "none";
     button.parentElement.setAttribute("aria-sort", sorted);
+    if (button.dataset.sort === "name") button.textContent = view.by && !view.within ? words(entities[0]) : "series";
   }
   const what = view.by && !view.within ? words(entities[0]) + " totals" : "series";
   const of = view.by && !view.within ? shown.length : all.length;
@@ -117,7 +118,7 @@ export function draw() {
   const last = Math.min(shown.length, first + Math.ceil(list.clientHeight / ROW_HEIGHT) + 10);
   $("spacer").replaceChildren(...shown.slice(first, last).map((row, i) => {
     const cells = COLUMNS.map(([column, , format]) => {
-      const cell = make("div", column === "change" && row.change < 0 ? "down" : "", format ? told(row[column], format) : row.name);
+      const cell = make("div", column === "change" && row.change < -0.0005 ? "down" : "", format ? told(row[column], format) : row.name);
       cell.setAttribute("role", "gridcell");
       return cell;
     });

@@ -49,6 +49,7 @@ def fake_recipe(*, horizon: int = 4, event: str | None = "holiday") -> dict[str,
         "name": "fake",
         "entities": ["site", "item"],
         "frequency": "1w",
+        "season": 52,
         "horizon": horizon,
         "label": {"source": "labels.parquet", "column": "units_sold", "event": event},
         "features": {"repo": "feature_repo", "service": "fake", "roles": {}},
@@ -105,6 +106,18 @@ class FakeBundle:
         points_NH = level_N[:, None] + step_H
         fan_NHQ = spread_Q * 0.08 * points_NH[:, :, None] * np.sqrt(1.0 + step_H)[:, None]
         return np.asarray(points_NH[:, :, None] + fan_NHQ)
+
+
+@dataclass
+class FakeEventBundle(FakeBundle):
+    """Forecasts half as much again where the period is a holiday."""
+
+    def forecast(
+        self, rows: pa.Table, known: pa.Table, past: pa.Table | None = None
+    ) -> NDArray[np.float64]:
+        named = dict(zip(known["step"].to_pylist(), known["holiday"].to_pylist(), strict=True))
+        lift_H = np.array([1.5 if named[step + 1] else 1.0 for step in range(self.horizon)])
+        return np.asarray(super().forecast(rows, known, past) * lift_H[:, None])
 
 
 @dataclass

@@ -416,6 +416,7 @@ class Project(Inspection):
         import torch
 
         from feastrain.serving.api import create_app, listen, serve
+        from feastrain.serving.evidence import newest_evidence
         from feastrain.serving.history import History
 
         given = {"host": host, "port": port}
@@ -427,7 +428,9 @@ class Project(Inspection):
         with listen(settings) as listener:
             bundle = self.bundle(recipe)
             history = History(self._snapshot_of(bundle).labels(), bundle.columns.entities)
-            app = create_app(self.forecaster(bundle), history, settings)
+            forecaster = self.forecaster(bundle)
+            evidence = newest_evidence(self.artifacts, forecaster.recipe)
+            app = create_app(forecaster, history, settings, evidence=evidence)
             serve(app, settings, listener)
 
     def bundle(self, recipe: str | Path) -> Bundle:

@@ -27,6 +27,7 @@ from feastrain.serving.failures import add_failures, failure
 from feastrain.serving.forecaster import quantile_column
 from feastrain.serving.metrics import Metrics
 from feastrain.serving.middleware import CapBodies, GuardAnswers, MeasureRequests
+from feastrain.serving.planner import Planner, add_planner
 from feastrain.serving.server import address_of, listen, serve
 from feastrain.serving.workers import Workers
 from feastrain.telemetry import event
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+    from feastrain.serving.evidence import Evidence
     from feastrain.serving.forecaster import Forecast, Forecaster
     from feastrain.serving.history import History, Key
     from feastrain.settings import Settings
@@ -194,6 +196,7 @@ def create_app(
     history: History,
     settings: Settings,
     workers: Workers | None = None,
+    evidence: Evidence | None = None,
 ) -> FastAPI:
     """Make the app.
 
@@ -202,13 +205,16 @@ def create_app(
         history: the observed labels.
         settings: the limits on requests.
         workers: the threads that forecast; by default two, with 32 requests waiting at most.
+        evidence: what the recipe's last backtest found, for the page.
     """
     service = Service(forecaster, history, workers or Workers())
+    planner = Planner(forecaster, history, evidence)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         service.close()
+        planner.close()
 
     # The interactive documentation of FastAPI loads its scripts from elsewhere; ours must not.
     app = FastAPI(
@@ -230,6 +236,7 @@ def create_app(
     add("/healthz/live", service.live, response_model=None)
     add("/healthz/ready", service.ready, **_answers(schemas.Readiness, 503))
     add("/metrics", service.prometheus, response_model=None)
+    add_planner(app, planner, history)
     add("/", service.page, include_in_schema=False, response_model=None)
     app.mount("/static", StaticFiles(directory=PAGE))
     add_failures(app)

@@ -57,6 +57,15 @@ class History:
         bounds = zip(self._starts.tolist(), stops.tolist(), strict=True)
         self._bounds: dict[Key, tuple[int, int]] = dict(zip(self.keys, bounds, strict=True))
 
+    @property
+    def labels(self) -> pa.Table:
+        """Every label, ordered by series and period."""
+        return self._labels
+
+    def counts(self) -> list[int]:
+        """Return how many labels each series has."""
+        return [stop - start for start, stop in self._bounds.values()]
+
     def of(self, key: Key) -> SeriesHistory | None:
         """Return the history of one series, or None if there is none."""
         if key not in self._bounds:

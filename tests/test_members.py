@@ -167,6 +167,7 @@ def test_killed_trees_go_on_and_end_the_same(snapshot: Snapshot, tmp_path: Path)
 @pytest.mark.parametrize(
     ("model", "told"),
     [
+        ("{kind: ensemble, members: [{kind: mlp}], weights: [1, 2]}", "2 weights are given for 1"),
         ("{kind: trees, baseline: sold}", "model.baseline is 'sold', which is not listed both"),
         (
             "{kind: ensemble, members: [{kind: mlp}, {kind: trees, quantiles: [0.5]}]}",

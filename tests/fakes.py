@@ -7,8 +7,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -17,12 +16,11 @@ import pyarrow as pa
 from feastrain.recipe import FeatureColumns
 from feastrain.serving.forecaster import Forecaster
 from feastrain.serving.history import History
+from feastrain.stores.online_rows import OnlineRows
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from numpy.typing import NDArray
-
-    from feastrain.stores.online import OnlineRows
 
 CUTOFF = datetime(2012, 10, 26, 23, 59, 59, tzinfo=UTC)
 WEEK = timedelta(weeks=1)
@@ -143,14 +141,12 @@ class FakeSource:
         levels = [self.levels.get(key) for key in keys]
         rows = series.append_column("level", pa.array(levels, type=pa.float64()))
         stamps = pa.array([CUTOFF] * len(series), type=TIMESTAMP)
-        # Not the class itself: its module imports Feast, which takes seconds.
-        answer = SimpleNamespace(
+        return OnlineRows(
             rows=rows.append_column("event_timestamp", stamps),
             known=self._known(series),
             as_of=CUTOFF,
             found=np.array([level is not None for level in levels], dtype=bool),
         )
-        return cast("OnlineRows", answer)
 
     def _known(self, series: pa.Table) -> pa.Table:
         keys = list(self.bundle.known_keys)

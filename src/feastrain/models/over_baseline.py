@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from feastrain.models.encoder import Encoder, Floats
     from feastrain.recipe import BaselineModel
 
-KIND = "baseline"
-
 
 @dataclass(frozen=True)
 class OverBaseline:
@@ -46,9 +44,10 @@ class OverBaseline:
         offsets = []
         for left_N, weight_N in zip(labels[0].T, labels[1].T, strict=True):
             seen_M = left_N[weight_N > 0]
-            step_Q = np.quantile(seen_M, model.quantiles) if len(seen_M) else np.zeros(1)
-            middle = step_Q[model.quantiles.index(0.5)] if len(seen_M) else 0.0
-            offsets.append(np.broadcast_to(step_Q - middle, len(model.quantiles)).tolist())
+            step_Q = np.zeros(len(model.quantiles))
+            if len(seen_M):
+                step_Q = np.quantile(seen_M, model.quantiles) - np.median(seen_M)
+            offsets.append(step_Q.tolist())
         return cls(model.model_dump(mode="json") | {"offsets": offsets})
 
     def forecast(

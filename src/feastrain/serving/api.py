@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import pyarrow as pa
 from fastapi import FastAPI, Query, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -28,14 +25,14 @@ from feastrain.serving.forecaster import quantile_column
 from feastrain.serving.metrics import Metrics
 from feastrain.serving.middleware import CapBodies, GuardAnswers, MeasureRequests
 from feastrain.serving.planner import Planner, add_planner
+from feastrain.serving.routes import as_json, asking, instant, json_response
 from feastrain.serving.server import address_of, listen, serve
 from feastrain.serving.workers import Workers
 from feastrain.telemetry import event
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-    from datetime import datetime
+    from collections.abc import AsyncIterator
 
     from pydantic import BaseModel
 
@@ -62,14 +59,14 @@ class Service:
             "bundle": forecaster.bundle.fingerprint,
             "snapshot": str(forecaster.bundle.lineage["snapshot"]),
         }
-        self._series_list = _json(self._summarise())
+        self._series_list = as_json(self._summarise())
 
     async def forecasts(self, asked: schemas.ForecastRequest) -> Response:
         """Forecast series: quantiles for each step, or status `unknown` for one not in the store.
 
         The status of the answer is 200 even if every series is unknown.
         """
-        return _json_response(await self._workers.start(self._forecast, asked))
+        return json_response(await self._workers.start(self._forecast, asked))
 
     async def history(self, asked: schemas.SeriesKey) -> Response:
         """What happened to one series."""
@@ -86,11 +83,11 @@ class Service:
             "weights": found.weights,
             "events": found.events,
         }
-        return _json_response(_json(answer))
+        return json_response(as_json(answer))
 
     async def series(self) -> Response:
         """Every series, with the total and mean of its last 52 periods."""
-        return _json_response(self._series_list)
+        return json_response(self._series_list)
 
     async def live(self) -> Response:
         """Whether the process answers at all."""
@@ -98,7 +95,9 @@ class Service:
 
     async def ready(self) -> Response:
         """Whether the bundle is loaded, and what it forecasts from can be read."""
-        probe = self._probe.start(self._forecaster.read, self._table(self._history.keys[:1]))
+        probe = self._probe.start(
+            self._forecaster.read, self._history.table(self._history.keys[:1])
+        )
         await asyncio.wait([probe])
         error = probe.exception()
         if error is not None:
@@ -107,7 +106,7 @@ class Service:
             return failure(503, f"not ready: {reason}")
         as_of = probe.result()
         self.metrics.features_as_of(as_of)
-        return JSONResponse({"status": "ready", "cutoff": _instant(as_of), **self._lineage})
+        return JSONResponse({"status": "ready", "cutoff": instant(as_of), **self._lineage})
 
     async def prometheus(self) -> Response:
         """Metrics in Prometheus's text format."""
@@ -124,7 +123,7 @@ class Service:
 
     def _forecast(self, asked: schemas.ForecastRequest) -> bytes:
         keys = [key.values() for key in asked.series]
-        forecast = self._forecaster.forecast(self._table(keys))
+        forecast = self._forecaster.forecast(self._history.table(keys))
         self.metrics.forecast(forecast)
         bundle = self._forecaster.bundle
         answers = self._steps(forecast, asked.steps or bundle.columns.horizon)
@@ -137,12 +136,12 @@ class Service:
             for key, known in zip(keys, forecast.found.tolist(), strict=True)
         ]
         answer = {
-            "cutoff": _instant(forecast.as_of),
+            "cutoff": instant(forecast.as_of),
             **self._lineage,
             "quantiles": bundle.quantiles,
             "series": series,
         }
-        return _json(answer)
+        return as_json(answer)
 
     def _steps(self, forecast: Forecast, most: int) -> Any:
         """Yield the answer's steps for each series that was forecast, in order."""
@@ -166,15 +165,6 @@ class Service:
                 for step in steps:
                     step["event"] = forecast.events[first + step["step"] - 1]
             yield steps
-
-    def _table(self, keys: list[Key]) -> pa.Table:
-        columns: list[Any] = list(zip(*keys, strict=True)) or [()] * len(self._history.types)
-        return pa.table(
-            {
-                name: pa.array(column, type=kind)
-                for (name, kind), column in zip(self._history.types.items(), columns, strict=True)
-            }
-        )
 
     def _named(self, key: Key) -> dict[str, int | str]:
         return dict(zip(self._history.entities, key, strict=True))
@@ -227,11 +217,11 @@ def create_app(
     add = app.add_api_route
     add(
         "/v1/forecasts",
-        _asking(service.forecasts, request),
+        asking(service.forecasts, request),
         methods=["POST"],
         **_answers(schemas.ForecastAnswer, 413, 422, 503),
     )
-    add("/v1/history", _asking(service.history, key), **_answers(schemas.HistoryAnswer, 404, 422))
+    add("/v1/history", asking(service.history, key), **_answers(schemas.HistoryAnswer, 404, 422))
     add("/v1/series", service.series, **_answers(schemas.SeriesList))
     add("/healthz/live", service.live, response_model=None)
     add("/healthz/ready", service.ready, **_answers(schemas.Readiness, 503))
@@ -247,31 +237,8 @@ def create_app(
     return app
 
 
-def _asking(endpoint: Callable[[Any], Awaitable[Response]], model: Any) -> Any:
-    """Return `endpoint` as a route whose argument is `model`, which exists only at run time."""
-
-    async def route(asked: BaseModel) -> Response:
-        return await endpoint(asked)
-
-    route.__annotations__ = {"asked": model, "return": Response}
-    route.__name__, route.__doc__ = endpoint.__name__, endpoint.__doc__
-    return route
-
-
 def _answers(model: type[BaseModel], *failures: int) -> dict[str, Any]:
     return {
         "response_model": model,
         "responses": {status: {"model": schemas.Failure} for status in failures},
     }
-
-
-def _json(content: object) -> bytes:
-    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _json_response(content: bytes) -> Response:
-    return Response(content, media_type="application/json")
-
-
-def _instant(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

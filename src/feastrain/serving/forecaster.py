@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from feastrain.recipe import FeatureColumns
-    from feastrain.stores.online import OnlineRows
+    from feastrain.stores.online_rows import OnlineRows
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -109,7 +109,14 @@ class Forecaster:
         """
         started = time.perf_counter()
         online = self.source.read(series)
-        read_seconds = time.perf_counter() - started
+        return self.forecast_from(online, time.perf_counter() - started)
+
+    def forecast_from(self, online: OnlineRows, read_seconds: float = 0.0) -> Forecast:
+        """Forecast the series of what a source answered, which took it so long.
+
+        Raises:
+            DataError: the bundle answers with something that is not a number.
+        """
         rows = online.rows.filter(pa.array(online.found))
         quantiles_NHQ = self._quantiles(rows, online)
         return Forecast(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pyarrow as pa
 
 if TYPE_CHECKING:
     from datetime import datetime
-
-    import pyarrow as pa
 
 Key = tuple[int | str, ...]
 
@@ -61,6 +60,16 @@ class History:
     def labels(self) -> pa.Table:
         """Every label, ordered by series and period."""
         return self._labels
+
+    def table(self, keys: list[Key]) -> pa.Table:
+        """Return some keys as a table of entity columns, as a source of features is asked."""
+        columns: list[Any] = list(zip(*keys, strict=True)) or [()] * len(self.types)
+        return pa.table(
+            {
+                name: pa.array(column, type=kind)
+                for (name, kind), column in zip(self.types.items(), columns, strict=True)
+            }
+        )
 
     def counts(self) -> list[int]:
         """Return how many labels each series has."""

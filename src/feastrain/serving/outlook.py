@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from feastrain.errors import FeastrainError
 from feastrain.serving.forecaster import period_ends, quantile_column
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from feastrain.serving.forecaster import Forecaster
-    from feastrain.serving.history import History, Key
+    from feastrain.serving.history import History
     from feastrain.serving.panel import LabelPanel
 
 BELIEVED_SECONDS = 600.0
@@ -74,7 +73,7 @@ class Outlooks:
         """
         with self._lock:
             try:
-                as_of = self._forecaster.read(table_of(self._history, self._history.keys[:1]))
+                as_of = self._forecaster.read(self._history.table(self._history.keys[:1]))
                 if not self._is_current(as_of):
                     self._kept = self._make()
             except FeastrainError as error:
@@ -94,7 +93,7 @@ class Outlooks:
     def _make(self) -> Outlook:
         bundle, recipe = self._forecaster.bundle, self._forecaster.recipe
         horizon, levels = bundle.columns.horizon, bundle.quantiles
-        forecast = self._forecaster.forecast(table_of(self._history, self._history.keys))
+        forecast = self._forecaster.forecast(self._history.table(self._history.keys))
         found = forecast.found
         quantile_SHQ = np.full((len(found), horizon, len(levels)), np.nan)
         columns = [forecast.table[quantile_column(level)].to_numpy() for level in levels]
@@ -124,18 +123,6 @@ def summary_rows(history: History, standing: Standing) -> list[list[Any]]:
     numbers = [[_rounded(value) for value in column] for column in (wide_S, median_S, before_S)]
     recent = [_rounded(summary.total) for summary in history.summaries()]
     return [[*key, *told] for key, *told in zip(history.keys, *numbers, recent, strict=True)]
-
-
-def table_of(history: History, keys: list[Key]) -> pa.Table:
-    """Return `keys` as a table of entity columns."""
-    columns: list[Any] = list(zip(*keys, strict=True)) or [()] * len(history.types)
-    types = history.types.items()
-    return pa.table(
-        {
-            name: pa.array(column, type=kind)
-            for (name, kind), column in zip(types, columns, strict=True)
-        }
-    )
 
 
 def _rounded(value: float) -> float | None:

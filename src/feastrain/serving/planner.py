@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import threading
-from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Query, Request, Response
@@ -14,11 +12,12 @@ from fastapi.exceptions import HTTPException
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from feastrain.serving import schemas
-from feastrain.serving.outlook import Outlooks, summary_rows, table_of
+from feastrain.serving.outlook import Outlooks, summary_rows
 from feastrain.serving.panel import encode, label_panel
+from feastrain.serving.routes import as_json, asking, instant, json_response
 from feastrain.serving.what_if import (
     Change,
-    Implausible,
+    ImplausibleError,
     change,
     changeable,
     forecast_held,
@@ -38,10 +37,9 @@ if TYPE_CHECKING:
     from feastrain.serving.forecaster import Forecaster
     from feastrain.serving.history import History, Key
     from feastrain.serving.outlook import Standing
-    from feastrain.serving.what_if import Held
+    from feastrain.stores.online_rows import OnlineRows
 
 MOST_CHANGES = 200
-JSON = "application/json"
 
 
 class ChangeAsked(BaseModel):
@@ -72,7 +70,7 @@ class Planner:
         self._zipped = gzip.compress(self._packed, 6)
         self._outlooks = Outlooks(forecaster, history, self._panel)
         self._place = {key: place for place, key in enumerate(history.keys)}
-        self._scores = _json(self._summarise())
+        self._scores = as_json(self._summarise())
         self._drivers: tuple[datetime, bytes] | None = None
         self._driving = threading.Lock()
 
@@ -86,20 +84,20 @@ class Planner:
 
     async def scores(self) -> Response:
         """What the recipe's last published backtest found; `figures` is null without one."""
-        return Response(self._scores, media_type=JSON)
+        return json_response(self._scores)
 
     async def outlook(self) -> Response:
         """The forecast of every series in short; `stale` says why the store was not asked."""
-        return Response(await self._workers.start(self._outlook), media_type=JSON)
+        return json_response(await self._workers.start(self._outlook))
 
     async def series(self, asked: schemas.SeriesKey) -> Response:
         """The forecast of one series, and those made at the cut-offs of the backtest."""
         key = self._known(asked)
-        return Response(await self._workers.start(self._one, key), media_type=JSON)
+        return json_response(await self._workers.start(self._one, key))
 
     async def drivers(self) -> Response:
         """How far the forecast moves when a feature is shuffled; worked out once a cut-off."""
-        return Response(await self._workers.start(self._importances), media_type=JSON)
+        return json_response(await self._workers.start(self._importances))
 
     async def ahead(self, asked: schemas.SeriesKey) -> Response:
         """What is known ahead of one series and read by the bundle: what a what-if can change."""
@@ -120,9 +118,9 @@ class Planner:
     async def _tried(self, work: Callable[..., bytes], *given: Any) -> Response:
         try:
             content = await self._workers.start(work, *given)
-        except Implausible as error:
+        except ImplausibleError as error:
             raise HTTPException(422, str(error)) from error
-        return Response(content, media_type=JSON)
+        return json_response(content)
 
     def close(self) -> None:
         """Finish the work begun."""
@@ -150,7 +148,7 @@ class Planner:
     def _outlook(self) -> bytes:
         standing = self._outlooks.now()
         entities = self._history.entities
-        return _json(
+        return as_json(
             {
                 **self._standing(standing),
                 "columns": [*entities, "at_risk", "forecast", "last_year", "recent"],
@@ -169,7 +167,7 @@ class Planner:
                 step["last_year"] = None if math.isnan(before_H[number]) else before_H[number]
                 step["event"] = "" if outlook.event_SH is None else outlook.event_SH[place, number]
         origins = self._evidence.of(key) if self._evidence else []
-        return _json(
+        return as_json(
             {
                 "key": self._named(key),
                 **self._standing(standing),
@@ -182,7 +180,7 @@ class Planner:
     def _standing(self, standing: Standing) -> dict[str, Any]:
         bundle = self._forecaster.bundle
         return {
-            "cutoff": _instant(standing.outlook.as_of),
+            "cutoff": instant(standing.outlook.as_of),
             "stale": standing.stale,
             "bundle": bundle.fingerprint,
             "snapshot": str(bundle.lineage["snapshot"]),
@@ -192,8 +190,8 @@ class Planner:
         with self._driving:
             as_of = self._outlooks.now().outlook.as_of
             if self._drivers is None or self._drivers[0] != as_of:
-                series = table_of(self._history, self._history.keys)
-                self._drivers = as_of, _json(importances(self._forecaster, series))
+                series = self._history.table(self._history.keys)
+                self._drivers = as_of, as_json(importances(self._forecaster, series))
             return self._drivers[1]
 
     def _changeable(self, key: Key) -> bytes:
@@ -201,7 +199,7 @@ class Planner:
         name = self._forecaster.recipe.period_name
         ends = self._outlooks.now().outlook.ends
         told = changeable(self._forecaster, held, self._panel.events)
-        return _json({"periods": [name(end) for end in ends], "features": told})
+        return as_json({"periods": [name(end) for end in ends], "features": told})
 
     def _changed(self, key: Key, changes: list[Change]) -> bytes:
         held = self._hold(key)
@@ -209,13 +207,13 @@ class Planner:
         before = forecast_held(self._forecaster, held)[0]
         after = forecast_held(self._forecaster, change(self._forecaster, held, changes))[0]
         told = {"before": self._steps(before, ends), "after": self._steps(after, ends)}
-        return _json({"key": self._named(key), "cutoff": _instant(held.as_of), **told})
+        return as_json({"key": self._named(key), "cutoff": instant(held.as_of), **told})
 
-    def _hold(self, key: Key) -> Held:
-        held = hold(self._forecaster, table_of(self._history, [key]))
+    def _hold(self, key: Key) -> OnlineRows:
+        held = hold(self._forecaster, self._history.table([key]))
         if not len(held.rows):
             message = "the online store does not know this series: nothing can be tried on it"
-            raise Implausible(message)
+            raise ImplausibleError(message)
         return held
 
     def _steps(self, quantile_HQ: NDArray[Any], ends: tuple[datetime, ...]) -> list[dict[str, Any]]:
@@ -231,11 +229,7 @@ class Planner:
         ]
 
 
-def add_planner(
-    app: FastAPI,
-    planner: Planner,
-    history: History,
-) -> None:
+def add_planner(app: FastAPI, planner: Planner, history: History) -> None:
     """Add the routes of the page to `app`."""
     loose: Any = Annotated[schemas.key_model(history.types, strict=False), Query()]
     strict: Any = schemas.key_model(history.types, strict=True)
@@ -249,34 +243,12 @@ def add_planner(
         status: {"model": schemas.Failure} for status in (404, 422, 503)
     }
 
-    async def series(asked: Any) -> Response:
-        return await planner.series(asked)
-
-    async def ahead(asked: Any) -> Response:
-        return await planner.ahead(asked)
-
-    async def what_if(asked: Any) -> Response:
-        return await planner.what_if(asked)
-
-    # The shapes of a series' key exist only for a bundle.
-    series.__annotations__ = {"asked": loose, "return": Response}
-    ahead.__annotations__ = {"asked": loose, "return": Response}
-    what_if.__annotations__ = {"asked": request, "return": Response}
-    series.__doc__, ahead.__doc__ = planner.series.__doc__, planner.ahead.__doc__
-    what_if.__doc__ = planner.what_if.__doc__
     add = app.add_api_route
     add("/v1/panel", planner.panel, response_model=None)
     add("/v1/scores", planner.scores, response_model=None)
     add("/v1/outlook", planner.outlook, response_model=None, responses={503: failed[503]})
-    add("/v1/outlook/series", series, response_model=None, responses=failed)
+    add("/v1/outlook/series", asking(planner.series, loose), response_model=None, responses=failed)
     add("/v1/drivers", planner.drivers, response_model=None, responses={503: failed[503]})
-    add("/v1/what-if", ahead, response_model=None, responses=failed)
-    add("/v1/what-if", what_if, methods=["POST"], response_model=None, responses=failed)
-
-
-def _json(content: object) -> bytes:
-    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _instant(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    add("/v1/what-if", asking(planner.ahead, loose), response_model=None, responses=failed)
+    changed = asking(planner.what_if, request)
+    add("/v1/what-if", changed, methods=["POST"], response_model=None, responses=failed)

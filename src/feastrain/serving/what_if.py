@@ -6,7 +6,6 @@ feature, which need not be what the feature causes.
 
 from __future__ import annotations
 
-import copy
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -17,19 +16,17 @@ import pyarrow as pa
 from feastrain.serving.forecaster import quantile_column
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from numpy.typing import NDArray
 
     from feastrain.serving.forecaster import Forecaster
-    from feastrain.stores.online import OnlineRows
+    from feastrain.stores.online_rows import OnlineRows
 
 MOST_OPTIONS = 50
 SAMPLED_SERIES = 256
 SHUFFLE_SECONDS = 20.0
 
 
-class Implausible(Exception):  # noqa: N818 - the client's, not a fault of the server
+class ImplausibleError(Exception):
     """A change that cannot be made; the text says why, in one line."""
 
 
@@ -42,51 +39,25 @@ class Change:
     value: bool | int | float | str | None
 
 
-@dataclass(frozen=True)
-class Held:
-    """What an online store answered, held to be asked about again."""
-
-    rows: pa.Table
-    known: pa.Table
-    as_of: datetime
-    found: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class HeldSource:
-    """A source of features that answers every read with what it holds."""
-
-    held: Held
-
-    def as_of(self) -> datetime:
-        """Return the cut-off of what is held."""
-        return self.held.as_of
-
-    def read(self, series: pa.Table) -> OnlineRows:  # noqa: ARG002 - the seam's
-        """Return what is held."""
-        return cast("OnlineRows", self.held)
-
-
-def hold(forecaster: Forecaster, series: pa.Table) -> Held:
+def hold(forecaster: Forecaster, series: pa.Table) -> OnlineRows:
     """Read `series` once, keeping those that the store knows."""
     read = forecaster.source.read(series)
     rows = read.rows.filter(pa.array(read.found))
-    return Held(rows, read.known, read.as_of, np.ones(len(rows), dtype=bool))
+    return replace(read, rows=rows, found=np.ones(len(rows), dtype=bool))
 
 
-def forecast_held(forecaster: Forecaster, held: Held) -> NDArray[np.float64]:
+def forecast_held(forecaster: Forecaster, held: OnlineRows) -> NDArray[np.float64]:
     """Return [N, H, Q] the forecast of what is held."""
-    asking = copy.copy(forecaster)
-    asking.source = HeldSource(held)
-    entities = list(forecaster.bundle.columns.entities)
-    table = asking.forecast(held.rows.select(entities)).table
+    table = forecaster.forecast_from(held).table
     levels = forecaster.bundle.quantiles
     columns = [table[quantile_column(level)].to_numpy() for level in levels]
     shape = (len(held.rows), forecaster.bundle.columns.horizon, len(levels))
     return np.stack(columns, axis=-1).reshape(shape)
 
 
-def changeable(forecaster: Forecaster, held: Held, events: tuple[str, ...]) -> list[dict[str, Any]]:
+def changeable(
+    forecaster: Forecaster, held: OnlineRows, events: tuple[str, ...]
+) -> list[dict[str, Any]]:
     """Return each known-ahead feature of the bundle: its kind, its value at each step, options."""
     order = np.argsort(held.known["step"].to_numpy(), kind="stable")
     told = []
@@ -103,11 +74,11 @@ def changeable(forecaster: Forecaster, held: Held, events: tuple[str, ...]) -> l
     return told
 
 
-def change(forecaster: Forecaster, held: Held, changes: list[Change]) -> Held:
+def change(forecaster: Forecaster, held: OnlineRows, changes: list[Change]) -> OnlineRows:
     """Return what is held with other values ahead.
 
     Raises:
-        Implausible: a feature that the bundle does not read ahead, or a value of another kind.
+        ImplausibleError: a feature that the bundle does not read ahead, or a value of another kind.
     """
     known = held.known
     step_K = known["step"].to_numpy()
@@ -115,7 +86,7 @@ def change(forecaster: Forecaster, held: Held, changes: list[Change]) -> Held:
         if asked.feature not in forecaster.bundle.columns.known_ahead:
             named = ", ".join(forecaster.bundle.columns.known_ahead) or "none"
             message = f"{asked.feature!r} is not known ahead to this bundle; it reads {named}"
-            raise Implausible(message)
+            raise ImplausibleError(message)
         column = known[asked.feature]
         value = _fitting(asked, column.type)
         values = [
@@ -150,7 +121,7 @@ def importances(forecaster: Forecaster, series: pa.Table) -> dict[str, Any]:
     return {"features": told, "series": len(held.rows), "left_out": left_out}
 
 
-def _shuffles(forecaster: Forecaster, held: Held, generator: np.random.Generator) -> Any:
+def _shuffles(forecaster: Forecaster, held: OnlineRows, generator: np.random.Generator) -> Any:
     """Yield each feature's name and what is held with its values shuffled."""
     columns, recipe = forecaster.bundle.columns, forecaster.recipe
     single = {name: [name] for name in (*columns.static, *columns.observed)}
@@ -193,5 +164,5 @@ def _fitting(asked: Change, kind: pa.DataType) -> Any:
         )
     if not fits:
         message = f"{asked.feature} at step {asked.step} is a {wanted}; {value!r} is none"
-        raise Implausible(message)
+        raise ImplausibleError(message)
     return int(cast("float", value)) if pa.types.is_integer(kind) else value

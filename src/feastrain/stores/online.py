@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from feast.types import from_feast_to_pyarrow_type
 
 from feastrain.errors import FeastrainError, ProjectError
 from feastrain.stores.feature_repo import online_store_of
+from feastrain.stores.online_rows import OnlineRows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,20 +43,6 @@ STORE_ERRORS = _store_errors()
 REFRESH_SECONDS = 5.0
 """How long a registry is believed: a later materialisation is seen within this time."""
 TIMESTAMP = pa.timestamp("us", tz="UTC")
-
-
-@dataclass(frozen=True)
-class OnlineRows:
-    """The features of N series as of one cut-off, as a snapshot would hold them."""
-
-    rows: pa.Table
-    """[N] entities, `event_timestamp` (the cut-off), row features; in the order asked for."""
-    known: pa.Table
-    """Known keys, `event_timestamp`, `step`, known-ahead features; H rows for each key."""
-    as_of: datetime
-    """The cut-off: the last period that had closed when the store was materialised."""
-    found: NDArray[np.bool_]
-    """[N] whether the store knows the series."""
 
 
 class OnlineFeatures:

@@ -294,6 +294,20 @@ def test_a_postgres_that_is_silent_in_mid_statement(
     online_store_of(store).close()
 
 
+def test_a_connection_that_was_silent_is_closed(server: dict[str, Any]) -> None:
+    """What its statement still answers is read by nobody; one that answers in time stays open."""
+    from feastrain.stores.fallback.postgres import ImpatientConnection, SilentServerError
+
+    address = {"host": server["host"], "user": server["user"], "dbname": "postgres"}
+    with ImpatientConnection.connect(**address) as connection:
+        connection.patience = 0.3
+        connection.execute("SELECT pg_sleep(0.01)")
+        assert not connection.closed
+        with pytest.raises(SilentServerError, match=r"^it was silent for 0.3 s$"):
+            connection.execute("SELECT pg_sleep(2)")
+        assert connection.closed
+
+
 def test_redis_answers_while_postgres_is_stopped(
     store: FeatureStore, reader: Reader, home: Path
 ) -> None:

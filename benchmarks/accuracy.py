@@ -4,10 +4,15 @@ Every (store, department, week) that has sales is scored; a series with no histo
 Each origin is a snapshot that ends with its weeks, and a bundle fitted on what was known at it:
 the recipe `best` of the demand project, as `feastrain train` fits it.
 
-- `h8`: eight weeks from each of four origins, pooled; `h8-ORIGIN`: one of them.
+- `h8`: eight weeks from each of four origins, pooled, and by step, for holiday weeks and for
+  the two weeks that hold most of Christmas's sales; `h8-ORIGIN`: one of them.
 - `h39-ORIGIN`: Kaggle's horizon of 39 weeks. The bundle forecasts the first eight; the weeks after
   them are the seasonal baseline's, and so is `blend`.
 - `one-step`: the next week, at 39 origins from 2012-01-27, fitted every 13 weeks.
+
+`feastrain-network` is the bundle's networks by themselves. `wmae_low` and `wmae_high` bound 95% of
+what the WMAE would be had other weeks been drawn (bootstrap of whole weeks: Künsch 1989), since
+the errors of one week are alike.
 
 Long: about ten minutes an origin on two cores. Bundles are kept in `--folder`, so that a second
 run, or one that was stopped, goes on with what is there.
@@ -36,6 +41,7 @@ from feastrain.evaluation.metrics import score
 from feastrain.jobs.train import train
 from feastrain.models.baselines import History, seasonal_naive, seasonal_naive_growth
 from feastrain.models.bundle import load_bundle
+from feastrain.models.network import Network
 from feastrain.models.trees import forecast_with_trees
 from feastrain.project import Project
 from feastrain.scaffold import scaffold
@@ -65,25 +71,38 @@ CASES = (
 CLOSE = timedelta(days=1) - timedelta(seconds=1)
 WEEK = timedelta(weeks=1)
 METRICS = ("wmae", "wape", "bias", "coverage_p10_p90")
+STEPS = ((1, 1), (2, 4), (5, 8))
+PEAKS = ("2011-12-16", "2011-12-23", "2010-12-17", "2010-12-24")
+"""The weeks before Christmas, that Kaggle does not flag as holidays."""
+DRAWS = 2_000
 
 
 @dataclass(frozen=True)
 class Forecasts:
-    """Labels and weights [M], and by system quantiles [M, Q] or a point forecast [M]."""
+    """Labels, weights, steps and weeks [M]; by system quantiles [M, Q] or point forecasts [M]."""
 
     label_M: Floats
     weight_M: Floats
+    step_M: NDArray[np.int64]
+    week_M: NDArray[np.datetime64]
     systems: dict[str, Floats]
 
     @classmethod
     def pooled(cls, parts: list[Forecasts]) -> Forecasts:
         """Put the rows of several origins together."""
-        systems = parts[0].systems
-        return cls(
-            np.concatenate([part.label_M for part in parts]),
-            np.concatenate([part.weight_M for part in parts]),
-            {name: np.concatenate([part.systems[name] for part in parts]) for name in systems},
-        )
+        columns = ("label_M", "weight_M", "step_M", "week_M")
+        together = (np.concatenate([getattr(part, name) for part in parts]) for name in columns)
+        systems = {
+            name: np.concatenate([part.systems[name] for part in parts])
+            for name in parts[0].systems
+        }
+        return cls(*together, systems)
+
+    def chosen(self, which_M: NDArray[np.bool_]) -> Forecasts:
+        """Return some of the rows."""
+        systems = {name: forecast[which_M] for name, forecast in self.systems.items()}
+        columns = self.label_M, self.weight_M, self.step_M, self.week_M
+        return Forecasts(*(column[which_M] for column in columns), systems)
 
     def figures(self, case: str) -> Iterator[Figure]:
         """Score every system."""
@@ -95,6 +114,16 @@ class Forecasts:
             for metric, value in zip(METRICS, values, strict=True):
                 if value is not None:
                     yield Figure(NAME, case, system, metric, value)
+            for bound, value in zip(("low", "high"), self._interval(point_M), strict=True):
+                yield Figure(NAME, case, system, f"wmae_{bound}", value)
+
+    def _interval(self, point_M: Floats) -> Floats:
+        """Return the bounds of 95% of the WMAEs of weeks drawn with replacement."""
+        _, week_M = np.unique(self.week_M, return_inverse=True)
+        missed_W = np.bincount(week_M, self.weight_M * np.abs(point_M - self.label_M))
+        weight_W = np.bincount(week_M, self.weight_M)
+        drawn_DW = np.random.default_rng(0).integers(len(weight_W), size=(DRAWS, len(weight_W)))
+        return np.quantile(missed_W[drawn_DW].sum(1) / weight_W[drawn_DW].sum(1), (0.025, 0.975))
 
 
 def main() -> None:
@@ -138,7 +167,21 @@ def _case(case: str, asked: argparse.Namespace) -> Iterator[Figure]:
     if len(parts) > 1:
         for origin, part in zip(origins, parts, strict=True):
             yield from part.figures(f"h8-{origin}")
-    yield from Forecasts.pooled(parts).figures(case)
+    pooled = Forecasts.pooled(parts)
+    yield from pooled.figures(case)
+    for name, which_M in _slices(pooled):
+        yield from pooled.chosen(which_M).figures(f"{case}-{name}")
+
+
+def _slices(pooled: Forecasts) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield what is scored by itself, where there is any of it."""
+    for first, last in STEPS:
+        span = str(first) if first == last else f"{first}-{last}"
+        yield f"step-{span}", (first <= pooled.step_M) & (pooled.step_M <= last)
+    yield "holidays", pooled.weight_M > 1
+    peak_M = np.isin(pooled.week_M.astype("datetime64[D]"), np.array(PEAKS, "datetime64[D]"))
+    if peak_M.any():
+        yield "christmas", peak_M
 
 
 def _eight_weeks(project: Project, name: str, origin: str) -> Forecasts:
@@ -195,7 +238,12 @@ def _scored(panel: Panel, rows: pa.Table, horizon: int, systems: dict[str, Float
         told = np.zeros((*label_SGH.shape, *forecast.shape[2:]))
         told[series_N, group_N] = forecast[:, :horizon]
         found[system] = told[seen_SGH]
-    return Forecasts(label_SGH[seen_SGH], weight_SGH[seen_SGH], found)
+    step_SGH, week_SGH = (
+        np.broadcast_to(of_GH, label_SGH.shape)
+        for of_GH in (np.arange(horizon) + 1, panel.periods[ahead_GH])
+    )
+    columns = (label_SGH, weight_SGH, step_SGH, week_SGH)
+    return Forecasts(*(column[seen_SGH] for column in columns), found)
 
 
 def _long_baseline(project: Project, recipe: Recipe, panel: Panel, rows: pa.Table) -> Floats:
@@ -227,8 +275,15 @@ def _systems(
     history = History(panel.label_SP, *panel.positions_of(rows), recipe.horizon, recipe.season)
     learnt = Snapshot.open(snapshot.path.with_name(bundle.lineage["snapshot"]))
     past = snapshot.rows() if bundle.looks_back else None
+    networks = [
+        member.forecast(bundle.encoder, rows, known, past)[:, :, 1]
+        for member in bundle.members
+        if isinstance(member, Network)
+    ]
+    alone = {"feastrain-network": np.mean(networks, axis=0)} if networks else {}
     return {
         "feastrain": bundle.forecast(rows, known, past),
+        **alone,
         "lightgbm": forecast_with_trees(
             bundle.encoder, learnt.rows("train"), learnt.rows("validation"), rows, known, seed=0
         ),

@@ -52,6 +52,19 @@ def test_unknown_category_is_zero() -> None:
     assert [1, 0] == encoded.category_NC[:, 0].tolist()
 
 
+def test_an_event_that_is_not_categorical_is_read_by_no_model() -> None:
+    """It stays among the columns, so that it is told, and no input of a model holds it."""
+    columns = COLUMNS.model_copy(update={"categorical": ("shop", "kind")})
+    with pytest.raises(RecipeError, match="holiday"):
+        fit(columns, TRAIN, KNOWN)
+    encoder = fit(columns, TRAIN, KNOWN, "holiday")
+    renamed = _with(KNOWN, "holiday", ["another"] * len(KNOWN))
+    before, after = (encoder.encode(ROWS, known) for known in (KNOWN, renamed))
+    for name, array in vars(before).items():
+        np.testing.assert_array_equal(array, getattr(after, name))
+    assert ("season", "holiday") == encoder.columns.known_ahead
+
+
 def test_order_of_rows_is_kept() -> None:
     """Shuffled rows give the shuffled encoding, each with its own known-ahead rows."""
     order = np.random.default_rng(0).permutation(len(ROWS))

@@ -80,6 +80,19 @@ def test_models_are_fitted_again_on_what_is_known(run: Path, bundle: Bundle) -> 
     assert 3 <= bundle.metrics["epochs"] <= 8
 
 
+def test_trees_without_patience_have_every_round(snapshot: Snapshot, tmp_path: Path) -> None:
+    """What validates stops no booster, as it stops those that have a patience."""
+    counts = {}
+    for patience in ("1", "null"):
+        model = TREES.replace("rounds: 60", f"rounds: 60, patience: {patience}")
+        path = train(tiny_recipe(tmp_path, 1, model), snapshot, tmp_path).path
+        (trees,) = load_bundle(path).members
+        assert isinstance(trees, Trees)
+        counts[patience] = [booster.num_trees() for (booster,) in trees.boosters]
+    assert [60, 60, 60] == counts["null"]
+    assert max(counts["1"]) < 60
+
+
 def test_rows_before_the_first_that_trains_are_not_fitted_again(tmp_path: Path) -> None:
     """What warms up trains nothing, at last neither."""
     snapshot = tiny_snapshot(tmp_path, first_week=7)
@@ -128,20 +141,21 @@ def test_network_forecasts_over_its_baseline(bundle: Bundle, snapshot: Snapshot)
 
 
 def test_baseline_quantiles_equal_the_hand_computed_example(snapshot: Snapshot) -> None:
-    """By step as far from the baseline as labels were from their median; none seen, at it."""
-    left_NH = np.column_stack([np.arange(11.0) - 3, np.arange(11.0) * 10, np.zeros(11)])
+    """By step as large a share of the baseline as labels were; none seen, at the baseline."""
+    encoder, rows = fit_encoder(snapshot), snapshot.rows("train").slice(0, 11)
+    base_NH, unit_N1 = encoder.base(rows, "last_year"), encoder.unit(rows)[:, None]
+    size_NH = np.maximum(abs(base_NH), unit_N1 / 5)
+    share_NH = np.column_stack([np.arange(11.0) - 3, np.arange(11.0) * 10, np.zeros(11)])
     weight_NH = np.column_stack([np.ones(11), np.full(11, 5.0), np.zeros(11)])
     weight_NH[10, 1] = 0
-    labels = left_NH.astype(np.float32), weight_NH.astype(np.float32)
-    model = OverBaseline.fit(BaselineModel(kind="baseline", baseline="last_year"), labels)
-    assert [[-4, 0, 4], [-36, 0, 36], [0, 0, 0]] == model.about["offsets"]
-    encoder, rows = fit_encoder(snapshot), snapshot.rows("test")
-    over_NHQ = (
-        model.forecast(encoder, rows, snapshot.known())
-        - encoder.base(rows, "last_year")[:, :, None]
+    labels = (share_NH * size_NH / unit_N1).astype(np.float32), weight_NH.astype(np.float32)
+    baseline = BaselineModel(kind="baseline", baseline="last_year")
+    model = OverBaseline.fit(baseline, encoder, rows, labels)
+    np.testing.assert_allclose(
+        model.about["shares"], [[-4, 0, 4], [-36, 0, 36], [0, 0, 0]], atol=1e-4
     )
-    in_units_NHQ = over_NHQ / encoder.unit(rows)[:, None, None]
-    np.testing.assert_allclose(in_units_NHQ[0], model.about["offsets"], atol=1e-9)
+    over_NHQ = model.forecast(encoder, rows, snapshot.known()) - base_NH[:, :, None]
+    np.testing.assert_allclose(over_NHQ[5], size_NH[5][:, None] * model.about["shares"])
 
 
 def test_killed_trees_go_on_and_end_the_same(snapshot: Snapshot, tmp_path: Path) -> None:

@@ -216,8 +216,13 @@ class Encoder:
         return np.concatenate([np.stack(steps, axis=1) for steps in stepped], axis=2)
 
 
-def fit(columns: FeatureColumns, rows: pa.Table, known: pa.Table) -> Encoder:
+def fit(
+    columns: FeatureColumns, rows: pa.Table, known: pa.Table, event: str | None = None
+) -> Encoder:
     """Fit an encoder on training rows and the known-ahead rows they refer to.
+
+    The known-ahead feature that names events, where it is not categorical, is read by no model:
+    it only tells special periods apart.
 
     Raises:
         RecipeError: a text feature is not listed as categorical.
@@ -272,7 +277,7 @@ def fit(columns: FeatureColumns, rows: pa.Table, known: pa.Table) -> Encoder:
         "known": [
             asdict(_fit_number(name, _numbers(known, name), in_units=False))
             for name in columns.known_ahead
-            if name not in categorical
+            if name not in categorical and name != event
         ],
     }
     return Encoder.from_json(content)

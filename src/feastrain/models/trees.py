@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-PATIENCE = 30
-"""Rounds without a gain on the validation rows after which boosting stops."""
-
 
 def trees_available() -> bool:
     """Tell whether LightGBM is installed (extra `baselines`)."""
@@ -176,23 +173,24 @@ def boost(
     parameters: dict[str, Any],
     rounds: int,
     fitted: lightgbm.Dataset,
-    stopping: lightgbm.Dataset | None,
+    stopping: tuple[lightgbm.Dataset, int] | None,
     on_round: Callable[[int], None] = lambda done: None,  # noqa: ARG005
 ) -> lightgbm.Booster:
-    """Fit one booster, for at most `rounds`, and stop early where `stopping` gains no more.
+    """Fit one booster, for at most `rounds`.
 
+    It stops early where the dataset of `stopping` has not gained for as many rounds as that says.
     `on_round` is told how many rounds are done, and may raise to stop.
     """
     import lightgbm
 
     callbacks: list[Callable[..., None]] = [lambda env: on_round(env.iteration + 1)]
     if stopping is not None:
-        callbacks.append(lightgbm.early_stopping(PATIENCE, verbose=False))
+        callbacks.append(lightgbm.early_stopping(stopping[1], verbose=False))
     return lightgbm.train(
         parameters,
         fitted,
         num_boost_round=rounds,
-        valid_sets=None if stopping is None else [stopping],
+        valid_sets=None if stopping is None else [stopping[0]],
         callbacks=callbacks,
     )
 
@@ -249,5 +247,7 @@ def forecast_with_trees(
     )
     stopping.reference = fitted
     model = TreesModel(kind="trees", quantiles=(0.5,), rounds=300, learning_rate=0.1)
-    booster = boost(parameters(model, 0.5, seed), model.rounds, fitted, stopping)
+    assert model.patience is not None
+    early = stopping, model.patience
+    booster = boost(parameters(model, 0.5, seed), model.rounds, fitted, early)
     return Trees(((booster,),), about_trees(model)).forecast(encoder, test, known)[:, :, 0]

@@ -38,7 +38,8 @@ class Label(Section):
     `column` is the value of the period that closes at the event timestamp; `weight`, where
     given, is a column with what an error in that period weighs (Kaggle's holidays weigh 5);
     `event`, where given, is a text column that names what makes a period special ("" where
-    nothing does), and a known-ahead feature of that name says it for periods to come.
+    nothing does), and a known-ahead feature of that name says it for periods to come. Models
+    read that feature where `features.categorical` lists it; else it is told and calibrated by.
     """
 
     source: Path

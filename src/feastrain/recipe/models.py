@@ -67,7 +67,10 @@ class TreesModel(QuantileModel):
 
     kind: Literal["trees"]
     rounds: Count = 500
-    """The most; the validation rows say how many are used."""
+    """The most; the validation rows say how many are used, where there is a `patience`."""
+    patience: Count | None = 30
+    """Rounds without gain on the validation rows after which no more are added; with null all are.
+    A few weeks of validation stop too early what other seasons need."""
     leaves: Annotated[int, Field(ge=2)] = 63
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
     min_labels: Count = 100

@@ -66,11 +66,11 @@ class Boosting:
         self._model, self._seed = recipe.model, recipe.training.seed
         self._folder, self._here, self._stop = folder, here, stop
         self._observer = observer
-        self.encoder = fit_encoder(snapshot)
+        self.encoder = fit_encoder(snapshot, recipe.label.event)
         self._labelled = Labelled(recipe, snapshot, self.encoder)
 
     def fit(self) -> Trees:
-        """Fit every booster for as many rounds as the validation rows gain from.
+        """Fit every booster, where there is a patience as long as the validation rows gain.
 
         Raises:
             InterruptedRun: a rank was asked to stop; finished boosters are kept.
@@ -111,13 +111,16 @@ class Boosting:
         ]
         yield from jobs[self._here.rank :: self._here.world_size]
 
-    def _datasets(self, *, refit: bool) -> tuple[lightgbm.Dataset, lightgbm.Dataset | None]:
+    def _datasets(
+        self, *, refit: bool
+    ) -> tuple[lightgbm.Dataset, tuple[lightgbm.Dataset, int] | None]:
+        """Return what is fitted, and what says when it is enough, with the patience."""
         fitted = self._dataset(Part.KNOWN if refit else Part.TRAIN)
-        if refit:
+        if refit or self._model.patience is None:
             return fitted, None
         stopping = self._dataset(Part.VALIDATION)
         stopping.reference = fitted
-        return fitted, stopping
+        return fitted, (stopping, self._model.patience)
 
     def _dataset(self, part: Part) -> lightgbm.Dataset:
         rows, labels = self._labelled.all(part)

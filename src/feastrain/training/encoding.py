@@ -94,7 +94,7 @@ def encode(
         FeastrainError: the files cannot be written.
         ArtifactError: a file that was written earlier is damaged.
     """
-    known, encoder = snapshot.known(), fit_encoder(snapshot)
+    known, encoder = snapshot.known(), fit_encoder(snapshot, recipe.label.event)
     made = architecture(recipe, encoder)
     labelled = Labelled(recipe, snapshot, encoder)
     parts = (Part.KNOWN, Part.NONE) if refit else (Part.TRAIN, Part.VALIDATION)
@@ -122,10 +122,11 @@ def encode(
     return Encodings(encoder, made, train, validation)
 
 
-def fit_encoder(snapshot: Snapshot) -> Encoder:
-    """Fit the encoder on the training rows."""
+def fit_encoder(snapshot: Snapshot, event: str | None = None) -> Encoder:
+    """Fit the encoder on the training rows; `event` as in `feastrain.models.encoder.fit`."""
     training = PartColumns(snapshot, Part.TRAIN)
-    return encoders.fit(snapshot.columns, training, _known_of(training, snapshot.known()))
+    known = _known_of(training, snapshot.known())
+    return encoders.fit(snapshot.columns, training, known, event)
 
 
 class Labelled:

@@ -72,10 +72,10 @@ class Members:
 
     def _read_off(self, recipe: Recipe, member: BaselineModel) -> Encoder:
         """Fit the baseline's quantiles, on every rank alike."""
-        encoder = fit_encoder(self.snapshot)
+        encoder = fit_encoder(self.snapshot, recipe.label.event)
         labelled = Labelled(recipe, self.snapshot, encoder)
         parts = Part.TRAIN, Part.KNOWN if recipe.training.refit else Part.TRAIN
-        scored, final = (OverBaseline.fit(member, labelled.all(part)[1]) for part in parts)
+        scored, final = (OverBaseline.fit(member, encoder, *labelled.all(part)) for part in parts)
         self.scored.append(scored)
         self.final.append(final)
         return encoder

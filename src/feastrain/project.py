@@ -413,8 +413,6 @@ class Project(Inspection):
 
     def serve(self, recipe: str | Path, host: str | None = None, port: int | None = None) -> None:
         """Serve forecasts and the planner's page until stopped."""
-        import torch
-
         from feastrain.serving.api import create_app, listen, serve
         from feastrain.serving.evidence import newest_evidence
         from feastrain.serving.history import History
@@ -423,8 +421,6 @@ class Project(Inspection):
         settings = self.settings.model_copy(
             update={key: value for key, value in given.items() if value is not None}
         )
-        # Forecasts run side by side; threads within each would wait for those of the others.
-        torch.set_num_threads(1)
         with listen(settings) as listener:
             bundle = self.bundle(recipe)
             history = History(self._snapshot_of(bundle).labels(), bundle.columns.entities)

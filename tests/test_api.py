@@ -42,18 +42,22 @@ def client(served: tuple[AppClient, FakeSource]) -> AppClient:
 
 
 def test_a_forecast_says_what_it_was_made_from(client: AppClient) -> None:
-    """Cut-off and fingerprints come with every answer."""
+    """Cut-off, fingerprints, the store and the age of the features come with every answer."""
+    old = time.time() - CUTOFF.timestamp()
     answer = client.post("/v1/forecasts", json={"series": [B], "steps": 1})
     assert answer.status_code == 200
     assert answer.json() == {
         "cutoff": "2012-10-26T23:59:59Z",
         "bundle": "b0b0b0b0b0b0b0b0",
         "snapshot": "5a5a5a5a5a5a5a5a",
+        "backtest": None,
+        "source": "store",
         "quantiles": [0.1, 0.5, 0.9],
         "series": [
             {
                 "key": B,
                 "status": "ok",
+                "age_seconds": pytest.approx(old, abs=60),
                 "steps": [
                     {
                         "step": 1,

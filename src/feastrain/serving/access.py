@@ -183,8 +183,7 @@ class GuardAccess:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self._tokens.holder(token.strip())
-        cookie = request.cookies.get(COOKIE)
-        return cookie and self._tokens.holder_of_session(cookie, time.time())
+        return self._tokens.holder_of_session(request.cookies.get(COOKIE, ""), time.time())
 
     def _slow_down(self, request: Request, holder: str | None) -> Response | None:
         if self._buckets is None or request.url.path in PROBES:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Query, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 __all__ = ["address_of", "create_app", "listen", "serve"]
 
 PAGE = Path(__file__).parent / "page"
+EVERYWHERE = (401, 408, 413, 429)
+"""What any route may answer before it is asked: no token, a slow or large body, too often."""
 
 
 class Service:
@@ -250,7 +252,12 @@ def create_app(
 
     # The interactive documentation of FastAPI loads its scripts from elsewhere; ours must not.
     app = FastAPI(
-        title="feastrain", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="feastrain",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses={status: {"model": schemas.Failure} for status in EVERYWHERE},
     )
     horizon = forecaster.bundle.columns.horizon
     request = schemas.request_model(history.types, horizon, settings.max_series)
@@ -261,13 +268,13 @@ def create_app(
         "/v1/forecasts",
         asking(service.forecasts, request),
         methods=["POST"],
-        **_answers(schemas.ForecastAnswer, 413, 422, 503),
+        **_answers(schemas.ForecastAnswer, 422, 503),
     )
     add("/v1/history", asking(service.history, key), **_answers(schemas.HistoryAnswer, 404, 422))
     add("/v1/series", service.series, **_answers(schemas.SeriesList))
     add("/healthz/live", service.live, response_model=None)
     add("/healthz/ready", service.ready, **_answers(schemas.Readiness, 503))
-    add("/metrics", service.prometheus, response_model=None)
+    add("/metrics", service.prometheus, response_model=None, response_class=PlainTextResponse)
     add_planner(app, planner, history)
     add("/", service.page, include_in_schema=False, response_model=None)
     app.mount("/static", StaticFiles(directory=PAGE))

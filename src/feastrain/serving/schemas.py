@@ -176,7 +176,10 @@ def _as_text(given: object) -> object:
 def _key_type(name: str, kind: pa.DataType, *, strict: bool) -> Any:
     if pa.types.is_integer(kind):
         limits = np.iinfo(kind.to_pandas_dtype())
-        return Annotated[int, Field(strict=strict, ge=int(limits.min), le=int(limits.max))]
+        # The description has doubles, of which the next to 2^63 is beyond the largest integer.
+        inner = int(np.nextafter(2.0**63, 0))
+        least, most = max(int(limits.min), -inner), min(int(limits.max), inner)
+        return Annotated[int, Field(strict=strict, ge=least, le=most)]
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return Annotated[str, Field(strict=strict, max_length=LONGEST_TEXT)]
     message = f"entity {name!r} is {kind} in the labels; the API takes integers and text"

@@ -2,7 +2,7 @@
 
 Of several processes whoever wakes first takes what waits, so that one of them can end up with all
 the connections that clients keep open. Here each knows how many the others hold, and leaves a
-connection to whoever holds fewer; if none of them takes it within a few milliseconds, it does.
+connection to whoever holds fewer; if none of them takes it in time, it does.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
-PATIENCE_SECONDS = 0.005
+PATIENCE_SECONDS = 0.05
+"""How long a connection is left to others: as long as a busy machine may take to run them."""
 PAUSE_SECONDS = 0.0002
-ABSENT = 1 << 30
-"""What stands for a process that does not accept."""
+HEARD_SECONDS = 1.0
+"""After this a process that says nothing counts as hung, and nothing is left to it."""
 _SO_ATTACH_FILTER = 26
 _NO_SYN = struct.pack(
     "HBBIHBBIHBBIHBBI", *(0x30, 0, 0, 13), *(0x45, 0, 1, 2), *(6, 0, 0, 0), *(6, 0, 0, 2**32 - 1)
@@ -84,25 +85,47 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
+class Shares:
+    """How many connections each of several processes holds, and when it last said so.
+
+    It lies in memory that they share; each writes its own two numbers alone.
+    """
+
+    def __init__(self, numbers: MutableSequence[float], place: int) -> None:
+        """Take the shared numbers, two for each process, and this process's place among them."""
+        self._numbers = numbers
+        self._count = len(numbers) // 2
+        self._place = place
+
+    def hold(self, connections: int) -> None:
+        """Say how many connections this process holds now."""
+        self._numbers[self._place] = connections
+        self._numbers[self._count + self._place] = time.monotonic()
+
+    def leave(self) -> None:
+        """Say that this process accepts no more."""
+        self._numbers[self._count + self._place] = 0.0
+
+    def one_more(self) -> None:
+        """Count a connection that was accepted."""
+        self._numbers[self._place] += 1
+
+    def another_holds_fewer(self) -> bool:
+        """Tell whether a process that was heard of lately holds fewer connections than this one."""
+        lately = time.monotonic() - HEARD_SECONDS
+        held, heard = self._numbers[: self._count], self._numbers[self._count :]
+        mine = held[self._place]
+        return any(one < mine and at > lately for one, at in zip(held, heard, strict=True))
+
+
 class SharedListener(socket.socket):
     """A listener as one of several processes has it."""
 
-    def __init__(self, fileno: int, held: MutableSequence[int], place: int) -> None:
-        """Take a socket over.
-
-        Args:
-            fileno: a listening socket, which is this object's from now on.
-            held: shared by the processes: how many connections each holds.
-            place: this process's among them.
-        """
+    def __init__(self, fileno: int, shares: Shares) -> None:
+        """Take over a listening socket, which is this object's from now on."""
         super().__init__(fileno=fileno)
-        self._held = held
-        self._place = place
+        self.shares = shares
         self._since = self._last = 0.0
-
-    def holds(self, connections: int) -> None:
-        """Say how many connections this process holds."""
-        self._held[self._place] = connections
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a connection that waits.
@@ -110,11 +133,11 @@ class SharedListener(socket.socket):
         Raises:
             BlockingIOError: none waits, or another process should have it.
         """
-        if self._held[self._place] > min(self._held) and self._waits():
+        if self.shares.another_holds_fewer() and self._waits():
             time.sleep(PAUSE_SECONDS)
             raise BlockingIOError
         accepted = super().accept()
-        self._held[self._place] += 1
+        self.shares.one_more()
         self._last = 0.0
         return accepted
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from feastrain.serving.listening import (
-    ABSENT,
     BACKLOG,
     SharedListener,
+    Shares,
     address_of,
     listen,
     turn_away,
@@ -74,9 +74,8 @@ def serve(
     )
     if started is None:
         tell(listener, settings)
-    server = _Server(config, settings, app.state.drain, started or (lambda: None))
-    if isinstance(listener, SharedListener):
-        server.holds = listener.holds
+    shares = listener.shares if isinstance(listener, SharedListener) else Shares([0.0, 0.0], 0)
+    server = _Server(config, settings, app.state.drain, shares, started or (lambda: None))
     with listener, _signals_end_quietly():
         try:
             server.run(sockets=[listener])
@@ -88,14 +87,19 @@ class _Server(uvicorn.Server):
     """A server that announces its end, and closes no connection that a request may be on."""
 
     def __init__(
-        self, config: uvicorn.Config, settings: Settings, drain: Drain, started: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        settings: Settings,
+        drain: Drain,
+        shares: Shares,
+        started: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._drain = drain
         self._limits = settings
         self._when_started = started
         self._notice = settings.drain_notice_seconds
-        self.holds: Callable[[int], None] = lambda _: None
+        self._shares = shares
         self.force = threading.Timer(settings.drain_seconds + FORCE_SECONDS, _end_by_force)
         self.force.daemon = True
 
@@ -103,6 +107,7 @@ class _Server(uvicorn.Server):
         """Begin to accept."""
         await super().startup(sockets)
         if self.started:
+            self._shares.hold(0)
             self._when_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -118,7 +123,7 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Tell whether to stop accepting: whether the announced end has come."""
-        self.holds(len(self.server_state.connections))
+        self._shares.hold(len(self.server_state.connections))
         if self._drain.begun and self._drain.seconds >= self._notice:
             self.should_exit = True
         return await super().on_tick(counter)
@@ -131,7 +136,7 @@ class _Server(uvicorn.Server):
             # What waits in the queue of a listener is reset when the last process closes it.
             while select.select([listener], [], [], 0)[0]:
                 await asyncio.sleep(0)
-        self.holds(ABSENT)
+        self._shares.leave()
         for server in self.servers:
             server.close()
         for listener in sockets or []:

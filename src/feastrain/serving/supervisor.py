@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feastrain.errors import BY_CODE, FeastrainError
-from feastrain.serving.listening import ABSENT, SharedListener
+from feastrain.serving.listening import SharedListener, Shares
 from feastrain.serving.server import FORCE_SECONDS, tell
 from feastrain.settings import share_metrics
 from feastrain.telemetry import event
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, MutableSequence
+    from collections.abc import Callable, Iterator
 
     from feastrain.settings import Settings
 
@@ -90,7 +90,7 @@ class _Supervisor:
         self._listener = listener
         self._workers = [_Worker(number + 1) for number in range(settings.serve_workers)]
         self._spawn = multiprocessing.get_context("spawn")
-        self._held = self._spawn.RawArray("i", [ABSENT] * settings.serve_workers)
+        self._held = self._spawn.RawArray("d", 2 * settings.serve_workers)
         self._stopping = False
         self._told = False
 
@@ -124,8 +124,8 @@ class _Supervisor:
 
     def _start(self, worker: _Worker) -> None:
         worker.news, ours = self._spawn.Pipe(duplex=False)
-        share = (self._held, worker.number - 1)
-        arguments = (self._work, self._settings, self._listener, share, ours)
+        shares = Shares(self._held, worker.number - 1)
+        arguments = (self._work, self._settings, self._listener, shares, ours)
         worker.process = self._spawn.Process(target=_run, args=arguments)
         worker.process.start()
         ours.close()
@@ -171,7 +171,7 @@ class _Supervisor:
         event("worker_died", worker=worker.number, pid=pid, exit_code=code, again_in=round(wait, 2))
 
     def _clear(self, worker: _Worker) -> None:
-        self._held[worker.number - 1] = ABSENT
+        Shares(self._held, worker.number - 1).leave()
         worker.news.close()
         worker.process.close()
         worker.process, worker.news, worker.serves = None, None, False
@@ -205,14 +205,14 @@ def _run(
     work: Work,
     settings: Settings,
     listener: socket.socket,
-    share: tuple[MutableSequence[int], int],
+    shares: Shares,
     news: Any,
 ) -> None:
     """Work in a process of one's own; tell the parent of success and of what prevents it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl+C goes to all; ours is TERM
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        work(settings, SharedListener(listener.detach(), *share), lambda: news.send(None))
+        work(settings, SharedListener(listener.detach(), shares), lambda: news.send(None))
     except FeastrainError as error:
         news.send((error.exit_code, str(error)))
         sys.exit(error.exit_code)

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from fakes import fake_forecaster
 from feastrain.errors import DataError, FeastrainError
+from feastrain.serving import supervisor
 from feastrain.serving.api import create_app, listen, serve
-from feastrain.serving.supervisor import supervise
 from feastrain.settings import Settings, load_settings
 from feastrain.stores.online_rows import OnlineRows
 
@@ -57,7 +57,9 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--read-seconds", type=float, default=0.0)
     parser.add_argument("--broken", action="store_true")
+    parser.add_argument("--hung-seconds", type=float, default=supervisor.HUNG_SECONDS)
     asked = parser.parse_args()
+    supervisor.HUNG_SECONDS = asked.hung_seconds
     settings = load_settings().model_copy(update={"port": asked.port})
     work = cannot_serve if asked.broken else partial(serve_fakes, asked.read_seconds)
     try:
@@ -65,7 +67,7 @@ def main() -> None:
             if settings.serve_workers == 1:
                 work(settings, listener)
             else:
-                supervise(work, settings, listener)
+                supervisor.supervise(work, settings, listener)
     except FeastrainError as error:
         print(error, flush=True)  # noqa: T201
         sys.exit(error.exit_code)

@@ -208,6 +208,19 @@ def test_workers_share_connections_and_metrics_and_are_replaced(tmp_path: Path) 
         assert TOKEN not in (tmp_path / "stderr").read_text()
 
 
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    """While it hangs the other answers; what it holds is lost."""
+    options = {"serve_workers": 2, "drain_notice_seconds": 0}
+    with server(tmp_path, "--hung-seconds", "2", **options) as served:
+        hung = served.wait_until("worker_serves", 2)[0]
+        os.kill(hung["pid"], signal.SIGSTOP)
+        assert served.wait_until("worker_hangs")[0]["worker"] == hung["worker"]
+        assert served.wait_until("worker_died")[0]["exit_code"] == -9
+        assert served.wait_until("worker_serves", 3)[2]["worker"] == hung["worker"]
+        served.process.send_signal(signal.SIGTERM)
+        assert (0, "returned\n") == served.end()
+
+
 def test_a_worker_that_cannot_start_ends_the_server(tmp_path: Path) -> None:
     """With the error and the exit code that one process alone would have."""
     with server(tmp_path, "--broken", serve_workers=2) as served:

@@ -106,6 +106,11 @@ class Shares:
         """Say that this process accepts no more."""
         self._numbers[self._count + self._place] = 0.0
 
+    @property
+    def silent_seconds(self) -> float:
+        """How long ago this process said anything."""
+        return time.monotonic() - self._numbers[self._count + self._place]
+
     def one_more(self) -> None:
         """Count a connection that was accepted."""
         self._numbers[self._place] += 1

@@ -40,6 +40,8 @@ FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 """A worker that served this long and dies is started again as if it were the first time."""
+HUNG_SECONDS = 30.0
+"""A worker whose event loop says nothing for so long answers nobody, and is killed."""
 LOOK_SECONDS = 0.1
 
 
@@ -119,6 +121,9 @@ class _Supervisor:
                 news = {one.news: one for one in self._workers if one.process is not None}
                 for heard in connection.wait(list(news), LOOK_SECONDS):
                     self._hear(news[heard])
+                for worker in filter(self._hangs, self._workers):
+                    event("worker_hangs", worker=worker.number, silent_for=HUNG_SECONDS)
+                    worker.process.kill()
         finally:
             self._stop()
 
@@ -149,6 +154,10 @@ class _Supervisor:
             raise BY_CODE.get(code, FeastrainError)(text)
         else:
             event("worker_cannot_start", worker=worker.number, error=error[1])
+
+    def _hangs(self, worker: _Worker) -> bool:
+        silent = Shares(self._held, worker.number - 1).silent_seconds
+        return worker.serves and worker.process.is_alive() and silent > HUNG_SECONDS
 
     def _bury(self, worker: _Worker) -> None:
         """Forget a process that ended, and say when another takes its place."""

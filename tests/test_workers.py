@@ -241,6 +241,31 @@ def test_a_drain_ends_at_its_deadline(tmp_path: Path) -> None:
         assert served.wait_until("drain_cut")
 
 
+@pytest.mark.parametrize(("trusted", "expected"), [({}, 429), ({"trusted_proxies": "*"}, 200)])
+def test_only_a_trusted_proxy_names_the_client(
+    tmp_path: Path, trusted: dict[str, str], expected: int
+) -> None:
+    """Or a client would get another rate with every address it makes up."""
+    with server(tmp_path, rate_limit=0.001, rate_burst=1, **trusted) as served:
+        served.wait_until_live()
+        clients = [{"x-forwarded-for": f"192.0.2.{number}"} for number in (1, 2)]
+        answers = [httpx.get(f"{served.url}/pid", headers=client) for client in clients]
+    assert [200, expected] == [answer.status_code for answer in answers]
+
+
+def test_only_so_many_connections_are_held(tmp_path: Path) -> None:
+    """The next one is answered with 503, until another ends."""
+    with server(tmp_path, max_connections=2) as served:
+        served.wait_until_live()
+        with httpx.Client(base_url=served.url) as one, httpx.Client(base_url=served.url) as two:
+            held = [client.get("/healthz/live").status_code for client in (one, two, one)]
+            refused = httpx.get(f"{served.url}/healthz/live").status_code
+        deadline = time.monotonic() + 10
+        while httpx.get(f"{served.url}/healthz/live").status_code != 200:
+            assert time.monotonic() < deadline
+    assert [200, 200, 200, 503] == [*held, refused]
+
+
 def test_a_body_that_trickles_is_refused(tmp_path: Path) -> None:
     """A client cannot hold a place for as long as it likes."""
     with server(tmp_path, body_seconds=0.3) as served:

@@ -68,7 +68,7 @@ def serve(
         # Of several processes each takes one connection at a time; uvloop would take all that wait.
         loop="asyncio" if shared else "auto",
         backlog=1 if shared else BACKLOG,
-        limit_concurrency=settings.max_connections,
+        limit_concurrency=settings.max_connections + 1,  # uvicorn counts the one it refuses
         proxy_headers=settings.trusted_proxies is not None,
         forwarded_allow_ips=settings.trusted_proxies,
     )

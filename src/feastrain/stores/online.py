@@ -141,7 +141,10 @@ class OnlineFeatures:
     def _online(
         self, features: list[str], entities: pa.Table, as_of: datetime, tally: Counter[str]
     ) -> tuple[pa.Table, Dated]:
-        """Return the features, and of each whether and when there was a row."""
+        """Return the features, and of each whether there was a row, and when that happened.
+
+        Feast's answer is slow to ask for times: they are there for `_changing` alone.
+        """
         keys = {name: entities[name].to_pylist() for name in entities.column_names}
         if self._readers is not None:
             read = self._readers[tuple(features)].read(keys, as_of, tally)
@@ -163,8 +166,10 @@ class OnlineFeatures:
             name = reference.split(":", 1)[1]
             columns[name] = pa.array(values[name], type=self._types[name])
             found = np.array(statuses[name].statuses) != FieldStatus.NOT_FOUND
-            stamps = [one.seconds for one in statuses[name].event_timestamps]
-            dated[name] = found, np.array(stamps, dtype=np.int64) * 1_000_000
+            event = np.zeros(len(entities), dtype=np.int64)
+            if name in self._changing:
+                event += [one.seconds * 1_000_000 for one in statuses[name].event_timestamps]
+            dated[name] = found, event
         return pa.table(columns), dated
 
     def _by_column(self, read: list[Rows], entities: pa.Table) -> tuple[pa.Table, Dated]:

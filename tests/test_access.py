@@ -153,6 +153,10 @@ def test_settings_never_show_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [OLD, NEW] == [token.get_secret_value() for token in settings.serve_tokens]
     assert OLD not in repr(settings)
     assert OLD not in settings.model_dump_json()
+    monkeypatch.setenv("FEASTRAIN_PORT", "none")
+    with pytest.raises(UsageError, match="environment variable FEASTRAIN_PORT='none'") as caught:
+        load_settings()
+    assert OLD not in f"{caught.value} {caught.value.__cause__}"
 
 
 def test_a_client_beyond_its_rate_is_told_when_to_come_again() -> None:

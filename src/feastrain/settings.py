@@ -5,14 +5,18 @@ Every setting is an environment variable `FEASTRAIN_NAME`. The science is in the
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from feastrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def _split(given: object) -> object:
@@ -153,10 +157,20 @@ def load_settings() -> Settings:
         raise UsageError(message) from error
 
 
-def share_metrics(folder: Path) -> None:
-    """Have the processes that this one starts keep their metrics in `folder`.
+@contextlib.contextmanager
+def share_metrics(folder: Path) -> Iterator[None]:
+    """Have the processes that this one starts meanwhile keep their metrics in `folder`.
 
     The client library of Prometheus, and Feast, read that from the environment alone.
     """
-    for name in ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR"):
-        os.environ[name] = str(folder)  # noqa: TID251 - read by libraries, not by us
+    environment = os.environ  # noqa: TID251 - read by libraries, not by us
+    names = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
+    before = {name: environment.pop(name, None) for name in names}
+    environment.update(dict.fromkeys(names, str(folder)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            environment.pop(name)
+            if value is not None:
+                environment[name] = value

@@ -73,11 +73,10 @@ def supervise(work: Work, settings: Settings, listener: socket.socket) -> None:
         FeastrainError: no worker serves and one cannot start, or one did not drain in time.
     """
     folder = Path(tempfile.mkdtemp(prefix="feastrain-metrics-"))
-    share_metrics(folder)
     told = settings.model_copy(update={"metrics_folder": folder})
     supervisor = _Supervisor(work, told, listener)
     try:
-        with supervisor.signals():
+        with share_metrics(folder), supervisor.signals():
             supervisor.run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

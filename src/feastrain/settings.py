@@ -6,11 +6,14 @@ Every setting is an environment variable `FEASTRAIN_NAME`. The science is in the
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feastrain.errors import UsageError
+
+Kind = TypeVar("Kind", bound=BaseSettings)
 
 
 class Settings(BaseSettings):
@@ -63,6 +66,9 @@ class Settings(BaseSettings):
     )
     """Where Kubeflow wants to hear of progress; its controller sets it within a TrainJob."""
 
+    node_rank: int = Field(default=0, ge=0, validation_alias="PET_NODE_RANK")
+    """Which node of a training run this is; Kubeflow's controller sets it within a TrainJob."""
+
     restarts: int = Field(
         default=0,
         ge=0,
@@ -72,6 +78,39 @@ class Settings(BaseSettings):
 
     walmart_dir: Path | None = None
     """Folder of Kaggle's three CSV files for the reference application; else its synthetic twin."""
+
+
+class Cluster(BaseSettings):
+    """The cluster that training jobs are sent to: environment variables `FEASTRAIN_CLUSTER_*`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FEASTRAIN_CLUSTER_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
+
+    namespace: str = Field(default="default", pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+    """Namespace that jobs are made in."""
+
+    image: str = "ghcr.io/feastrain/train-cpu:latest"
+    """Image with feastrain, for nodes without a GPU."""
+
+    gpu_image: str = "ghcr.io/feastrain/train-cuda:latest"
+    """Image with feastrain and PyTorch for CUDA."""
+
+    claim: str = "feastrain-artifacts"
+    """Persistent volume claim, of the jobs' namespace, that holds the artifacts folder; of access
+    mode ReadWriteMany where a run has several nodes."""
+
+    artifacts: Path = Path("/feastrain/artifacts")
+    """Where pods see this project's artifacts folder."""
+
+    queue: str | None = None
+    """Kueue's local queue that jobs wait in; without it, they start at once."""
+
+    gang: Literal["none", "coscheduling", "volcano"] = "none"
+    """What places all nodes of a job or none; Kueue's queues do so by themselves."""
+
+    openshift: bool = False
+    """Whether the platform gives pods their user and group, as OpenShift's restricted-v2 does."""
 
 
 def without_password(url: str) -> str:
@@ -87,12 +126,25 @@ def load_settings() -> Settings:
     Raises:
         UsageError: an environment variable holds what its setting cannot be.
     """
+    return _read(Settings)
+
+
+def load_cluster() -> Cluster:
+    """Read the settings of the cluster.
+
+    Raises:
+        UsageError: an environment variable holds what its setting cannot be.
+    """
+    return _read(Cluster)
+
+
+def _read(kind: type[Kind]) -> Kind:
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
         fault = error.errors()[0]
         name = "_".join(str(part) for part in fault["loc"]).upper()
-        if name.lower() in Settings.model_fields:
-            name = f"FEASTRAIN_{name}"
+        if name.lower() in kind.model_fields:
+            name = f"{kind.model_config['env_prefix']}{name}"
         message = f"environment variable {name}={fault['input']!r}: {fault['msg']}"
         raise UsageError(message) from error

@@ -53,16 +53,15 @@ def _schemas() -> dict[tuple[str, str], dict[str, Any]]:
     return found
 
 
-def _strict(schema: dict[str, Any], *, root: bool = False) -> dict[str, Any]:
+def _strict(schema: dict[str, Any], *, root: bool = False) -> dict[str, Any]:  # noqa: C901
     """Return a structural schema as JSON Schema that refuses unknown fields."""
     made = {
         key: value
         for key, value in schema.items()
         if not key.startswith("x-") and key not in {"nullable", "format", "default", "description"}
     }
-    for key in ("properties",):
-        if key in schema:
-            made[key] = {name: _strict(one) for name, one in schema[key].items()}
+    if "properties" in schema:
+        made["properties"] = {name: _strict(one) for name, one in schema["properties"].items()}
     if root:
         made["properties"]["metadata"] = {"type": "object"}
     if isinstance(schema.get("items"), dict):
@@ -86,7 +85,10 @@ def _strict(schema: dict[str, Any], *, root: bool = False) -> dict[str, Any]:
 def _broken_rules(schema: dict[str, Any], value: Any, path: str) -> Any:
     """Yield the CEL rules that a value breaks; rules on a change do not concern a new object."""
     for rule in schema.get("x-kubernetes-validations", ()):
-        if "oldSelf" not in rule["rule"] and cel.evaluate(rule["rule"], {"self": value}) is not True:
+        if (
+            "oldSelf" not in rule["rule"]
+            and cel.evaluate(rule["rule"], {"self": value}) is not True
+        ):
             yield f"{path}: {rule.get('message') or rule['rule']}"
     if isinstance(value, dict):
         properties, more = schema.get("properties", {}), schema.get("additionalProperties")

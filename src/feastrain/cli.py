@@ -265,6 +265,34 @@ def train(
 
 
 @app.command()
+def render(  # noqa: PLR0913 - a flag each
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name or file.")] = None,
+    project: ProjectOption = Path(),
+    *,
+    nodes: Annotated[int, typer.Option(min=1, help="How many nodes.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--nproc-per-node", min=1, help="Training processes on each.")
+    ] = 1,
+    cpu: Annotated[int | None, typer.Option(min=1, help="Cores of each; one a process.")] = None,
+    memory: Annotated[str, typer.Option(help="Memory of each.")] = "4Gi",
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each.")] = 0,
+) -> None:
+    """Print what trains a recipe on Kubernetes, for `kubectl apply -f -`.
+
+    Without a recipe: the training runtimes that its jobs name, to be applied once for a cluster.
+    """
+    from feastrain.jobs.cluster import Size, as_yaml
+    from feastrain.jobs.runtimes import runtimes
+    from feastrain.settings import load_cluster
+
+    if recipe is None:
+        objects = runtimes(load_cluster())
+    else:
+        objects = Project(project).render(recipe, Size(nodes, processes, cpu, memory, gpus))
+    typer.echo(as_yaml(objects), nl=False)
+
+
+@app.command()
 def backtest(
     recipe: RecipeArgument, project: ProjectOption = Path(), *, as_json: JsonOption = False
 ) -> None:

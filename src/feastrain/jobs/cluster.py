@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from feastrain.errors import UsageError
 from feastrain.jobs.runtimes import API, CPU, GPU, LABELS, TFT
 
@@ -121,6 +123,11 @@ def render(
         },
     }
     return [job, *_disruption_budget(name, size, cluster)]
+
+
+def as_yaml(objects: list[dict[str, Any]]) -> str:
+    """Return objects as one file that `kubectl apply -f` takes."""
+    return yaml.safe_dump_all(objects, sort_keys=False, explicit_start=True)
 
 
 def _disruption_budget(name: str, size: Size, cluster: Cluster) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ from feastrain.evaluation.metrics import score
 from feastrain.jobs.train import train
 from feastrain.models.baselines import History, seasonal_naive, seasonal_naive_growth
 from feastrain.models.bundle import load_bundle
-from feastrain.models.network import Network
+from feastrain.models.exported import Exported
 from feastrain.models.trees import forecast_with_trees
 from feastrain.project import Project
 from feastrain.scaffold import scaffold
@@ -278,7 +278,7 @@ def _systems(
     networks = [
         member.forecast(bundle.encoder, rows, known, past)[:, :, 1]
         for member in bundle.members
-        if isinstance(member, Network)
+        if isinstance(member, Exported)
     ]
     alone = {"feastrain-network": np.mean(networks, axis=0)} if networks else {}
     return {

@@ -16,7 +16,7 @@ import pyarrow as pa
 from feastrain.recipe import FeatureColumns
 from feastrain.serving.forecaster import Forecaster
 from feastrain.serving.history import History
-from feastrain.stores.online_rows import OnlineRows
+from feastrain.stores.online_rows import OnlineRows, Origin
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -127,6 +127,9 @@ class FakeSource:
     error: Exception | None = None
     gate: threading.Event | None = None
     entered: threading.Event = field(default_factory=threading.Event)
+    late: dict[tuple[Any, ...], timedelta] = field(default_factory=dict)
+    """How long before the cut-off the newest features of a series are."""
+    origin: Origin = "store"
 
     def as_of(self) -> datetime:
         return CUTOFF
@@ -146,6 +149,10 @@ class FakeSource:
             known=self._known(series),
             as_of=CUTOFF,
             found=np.array([level is not None for level in levels], dtype=bool),
+            happened=np.array(
+                [int((CUTOFF - self.late.get(key, timedelta(0))).timestamp() * 1e6) for key in keys]
+            ),
+            origin=self.origin,
         )
 
     def _known(self, series: pa.Table) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 import shutil
@@ -15,7 +16,7 @@ import uvicorn
 
 from feastrain.errors import FeastrainError
 from feastrain.serving.api import create_app
-from feastrain.serving.server import address_of
+from feastrain.serving.listening import address_of
 from feastrain.settings import Settings
 from planner_facts import evidence, many_levels, served
 
@@ -43,19 +44,26 @@ class Site:
     source: FakeSource
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    """3,320 series and a backtest of them, behind a real server."""
-    forecaster, source, history = served(many_levels(SITES, ITEMS))
+@contextlib.contextmanager
+def site_of(sites: int, items: int, settings: Settings) -> Iterator[Site]:
+    """Series and a backtest of some of them, behind a real server."""
+    forecaster, source, history = served(many_levels(sites, items))
     shown = evidence(forecaster, history, 50)
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(forecaster, history, Settings(), evidence=shown)
+    app = create_app(forecaster, history, settings, evidence=shown)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     yield Site(address_of(listener), source)
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """3,320 series."""
+    with site_of(SITES, ITEMS, Settings()) as served_site:
+        yield served_site
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +242,22 @@ def test_nothing_scrolls_sideways_on_a_phone(page: playwright.Page) -> None:
     page.wait_for_selector("#facts dd")
     page.wait_for_selector("#drivers-list li")
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+
+
+def test_a_planner_signs_in_and_the_link_still_holds(browser: playwright.Browser) -> None:
+    """A token opens the page at the view that the link asked for; a wrong one does not."""
+    token = "token-of-these-tests"
+    with site_of(2, 3, Settings.model_validate({"serve_tokens": token})) as guarded:
+        context = browser.new_context(viewport=DESK, locale="en-US")
+        context.set_default_timeout(10_000)
+        page = context.new_page()
+        page.goto(f"{guarded.address}#is.site=1&is.item=i01")
+        for shown in ("wrong-token-of-the-tests", token):
+            page.fill("input[name=token]", shown)
+            page.click("button")
+            if shown != token:
+                page.wait_for_selector("text=This token is not valid.")
+        page.wait_for_selector("#chart canvas")
+        assert page.inner_text("#title") == "site 1 · item i01"
+        assert token not in page.evaluate("document.cookie")
+        context.close()

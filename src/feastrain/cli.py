@@ -418,9 +418,12 @@ def serve(
     project: ProjectOption = Path(),
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer, on one socket.", min=1, max=256)
+    ] = None,
 ) -> None:
     """Serve forecasts over HTTP, and the planner's page."""
-    Project(project).serve(recipe, host, port)
+    Project(project).serve(recipe, host, port, workers)
 
 
 @app.callback(invoke_without_command=True)

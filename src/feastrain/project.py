@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from feastrain.inspection import Inspection
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from datetime import datetime
 
@@ -435,27 +436,36 @@ class Project(Inspection):
             views = push_rows(store, source, rows)
             current.made(rows=len(rows), views=", ".join(views))
 
-    def serve(self, recipe: str | Path, host: str | None = None, port: int | None = None) -> None:
-        """Serve forecasts and the planner's page until stopped."""
-        import torch
+    def serve(
+        self,
+        recipe: str | Path,
+        host: str | None = None,
+        port: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        """Serve forecasts and the planner's page until stopped.
 
-        from feastrain.serving.api import create_app, listen, serve
-        from feastrain.serving.evidence import newest_evidence
-        from feastrain.serving.history import History
+        Args:
+            recipe: its name or path.
+            host: address to listen on; by default that of the settings.
+            port: port to listen on; by default that of the settings.
+            workers: processes that answer; by default as many as the settings say.
+        """
+        from functools import partial
 
-        given = {"host": host, "port": port}
+        from feastrain.serving.listening import listen
+        from feastrain.serving.supervisor import supervise
+
+        given = {"host": host, "port": port, "serve_workers": workers}
         settings = self.settings.model_copy(
             update={key: value for key, value in given.items() if value is not None}
         )
-        # Forecasts run side by side; threads within each would wait for those of the others.
-        torch.set_num_threads(1)
+        work = partial(_serve, self.root, recipe)
         with listen(settings) as listener:
-            bundle = self.bundle(recipe)
-            history = History(self._snapshot_of(bundle).labels(), bundle.columns.entities)
-            forecaster = self.forecaster(bundle)
-            evidence = newest_evidence(self.artifacts, forecaster.recipe)
-            app = create_app(forecaster, history, settings, evidence=evidence)
-            serve(app, settings, listener)
+            if settings.serve_workers == 1:
+                work(settings, listener)
+            else:
+                supervise(work, settings, listener)
 
     def bundle(self, recipe: str | Path) -> Bundle:
         """Open the bundle that the recipe was last trained into.
@@ -514,3 +524,24 @@ class Project(Inspection):
 
 def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _serve(
+    root: Path,
+    recipe: str | Path,
+    settings: Settings,
+    listener: socket.socket,
+    started: Callable[[], None] | None = None,
+) -> None:
+    """Load what forecasts, and serve it on a socket; a process of several begins here."""
+    from feastrain.serving.api import create_app, serve
+    from feastrain.serving.evidence import newest_evidence
+    from feastrain.serving.history import History
+
+    project = Project(root, settings)
+    bundle = project.bundle(recipe)
+    history = History(project._snapshot_of(bundle).labels(), bundle.columns.entities)
+    forecaster = project.forecaster(bundle)
+    evidence = newest_evidence(project.artifacts, forecaster.recipe)
+    app = create_app(forecaster, history, settings, evidence=evidence)
+    serve(app, settings, listener, started)

@@ -5,13 +5,26 @@ Every setting is an environment variable `FEASTRAIN_NAME`. The science is in the
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from pydantic import AliasChoices, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from feastrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def _split(given: object) -> object:
+    """Return the parts of a text with commas; what is no text is as it should be."""
+    if not isinstance(given, str):
+        return given
+    return tuple(part.strip() for part in given.split(",") if part.strip())
+
 
 Kind = TypeVar("Kind", bound=BaseSettings)
 
@@ -20,7 +33,11 @@ class Settings(BaseSettings):
     """The settings of this machine; see each field for what it is for."""
 
     model_config = SettingsConfigDict(
-        env_prefix="FEASTRAIN_", env_ignore_empty=True, frozen=True, extra="ignore"
+        env_prefix="FEASTRAIN_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
     )
 
     artifacts: Path = Path("artifacts")
@@ -37,6 +54,47 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=1 << 20, ge=1024)
     """Largest request body that is read."""
+
+    body_seconds: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """How long a client may take to send a request's body."""
+
+    max_connections: int = Field(default=1024, ge=1)
+    """Connections that one worker holds at once; one more is answered with 503."""
+
+    max_feature_age_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Features older than this are told as stale, and a server whose cut-off is, is not ready."""
+
+    serve_workers: int = Field(default=1, ge=1, le=256)
+    """Processes that `serve` answers with, on one socket."""
+
+    serve_tokens: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = ()
+    """Tokens that let a client in, separated by commas; without any, everybody is let in."""
+
+    serve_tokens_file: Path | None = None
+    """File with one token a line, read again when it changes."""
+
+    serve_open_probes: bool = False
+    """Whether `/healthz/ready` and `/metrics` need no token, as `/healthz/live` never does."""
+
+    rate_limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Requests a second that one client (its token, or else its address) may make of one worker."""
+
+    rate_burst: int = Field(default=20, ge=1)
+    """Requests that a client may make at once before the rate holds."""
+
+    trusted_proxies: str | None = None
+    """Addresses, separated by commas, whose word on the client's address is taken
+    (`X-Forwarded-For`); without it nobody's is."""
+
+    drain_seconds: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """How long after SIGTERM a server may take to answer what was begun."""
+
+    drain_notice_seconds: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """How long after SIGTERM new connections are still taken, while readiness says 503: as long
+    as a load balancer needs to notice."""
+
+    metrics_folder: Path | None = None
+    """Folder where the workers of one server keep their metrics; set by what starts them."""
 
     memory_bytes: int | None = Field(default=None, ge=0)
     """Most memory that the encoded rows of all training processes of this machine may take; more
@@ -146,5 +204,25 @@ def _read(kind: type[Kind]) -> Kind:
         name = "_".join(str(part) for part in fault["loc"]).upper()
         if name.lower() in kind.model_fields:
             name = f"{kind.model_config['env_prefix']}{name}"
-        message = f"environment variable {name}={fault['input']!r}: {fault['msg']}"
+        shown = "" if "TOKENS" in name else f"={fault['input']!r}"  # a secret is never shown
+        message = f"environment variable {name}{shown}: {fault['msg']}"
         raise UsageError(message) from error
+
+
+@contextlib.contextmanager
+def share_metrics(folder: Path) -> Iterator[None]:
+    """Have the processes that this one starts meanwhile keep their metrics in `folder`.
+
+    The client library of Prometheus, and Feast, read that from the environment alone.
+    """
+    environment = os.environ  # noqa: TID251 - read by libraries, not by us
+    names = ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR")
+    before = {name: environment.pop(name, None) for name in names}
+    environment.update(dict.fromkeys(names, str(folder)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            environment.pop(name)
+            if value is not None:
+                environment[name] = value

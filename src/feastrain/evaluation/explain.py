@@ -18,6 +18,7 @@ from feastrain.errors import UsageError
 from feastrain.evaluation.explain_page import as_page
 from feastrain.models.architecture import make_rows
 from feastrain.models.batches import in_order
+from feastrain.models.exported import Exported
 from feastrain.models.network import Network
 from feastrain.models.tft import TFT, variables
 from feastrain.models.windows import WindowRows
@@ -106,8 +107,7 @@ def explain(snapshot: Snapshot, bundle: Bundle, directory: Path, part: Part = "t
         UsageError: the bundle's model is no TFT, or the part has no rows.
     """
     name = bundle.lineage["recipe"]["name"]
-    networks = [member for member in bundle.members if isinstance(member, Network)]
-    network = next((one for one in networks if isinstance(one.module, TFT)), None)
+    network = next(filter(lambda one: isinstance(one.module, TFT), networks(bundle)), None)
     if network is None:
         kind = bundle.lineage["recipe"]["model"]["kind"]
         message = f"recipe {name!r} trains a model of kind {kind}, which selects and attends to "
@@ -122,6 +122,15 @@ def explain(snapshot: Snapshot, bundle: Bundle, directory: Path, part: Part = "t
             (scratch / PAGE).write_text(as_page(shares))
     open_manifest(final)
     return Explained(final, Shares.read(final / FILE), cached)
+
+
+def networks(bundle: Bundle) -> list[Network]:
+    """Return the bundle's networks as PyTorch runs them, to look into them."""
+    return [
+        Network.load(member.folder, member.architecture) if isinstance(member, Exported) else member
+        for member in bundle.members
+        if isinstance(member, Exported | Network)
+    ]
 
 
 def _average(name: str, snapshot: Snapshot, bundle: Bundle, network: Network, part: Part) -> Shares:

@@ -1,8 +1,8 @@
 """A bundle: everything that forecasting needs of a trained model, without training code.
 
-`model.json` says what the model is, and lies beside its weights; an ensemble has a folder of
-both for each member. `encoder.json`, `calibration.json`, `metrics.json` and `lineage.json`; no
-pickle.
+`model.json` says what the model is, and lies beside its weights and, of a network, its graph; an
+ensemble has a folder of them for each member. `encoder.json`, `calibration.json`, `metrics.json`
+and `lineage.json`; no pickle.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feastrain.artifacts import write_json
-from feastrain.models.network import DESCRIPTION, Network
+from feastrain.errors import UsageError
+from feastrain.models.exported import DESCRIPTION, GRAPH, Exported
 from feastrain.models.over_baseline import OverBaseline
 from feastrain.models.trees import Trees
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from feastrain.models.encoder import Encoder
+    from feastrain.models.network import Network
 
-    Member = Network | Trees | OverBaseline
+    Member = Network | Exported | Trees | OverBaseline
 
 
 @dataclass(frozen=True)
@@ -84,4 +86,24 @@ class Mixture:
 def _load_member(directory: Path) -> Member:
     about = json.loads((directory / DESCRIPTION).read_text())
     kinds: dict[str, type[Member]] = {"trees": Trees, "baseline": OverBaseline}
-    return kinds.get(about["kind"], Network).load(directory, about)
+    kind = kinds.get(about["kind"], Exported)
+    if kind is Exported and not (directory / GRAPH).is_file():
+        kind = _torch_network(directory)
+    return kind.load(directory, about)
+
+
+def _torch_network(directory: Path) -> type[Network]:
+    """Return what runs a network that was written before there were graphs of them.
+
+    Raises:
+        UsageError: PyTorch is not installed.
+    """
+    try:
+        from feastrain.models.network import Network
+    except ModuleNotFoundError as error:
+        message = (
+            f"{directory} has no {GRAPH}, which older releases did not write: "
+            "train again, or pip install 'feastrain[train]'"
+        )
+        raise UsageError(message) from error
+    return Network

@@ -1,4 +1,8 @@
-"""A trained network, as a bundle holds it: `model.safetensors` and `model.json`."""
+"""A trained network as PyTorch runs it: in training, and where one looks into it.
+
+What it writes a bundle holds: `model.safetensors`, `model.onnx` (`feastrain.models.exported`) and
+`model.json`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from feastrain.artifacts import write_json
 from feastrain.models.architecture import Module, make_module, make_rows
 from feastrain.models.batches import in_order
+from feastrain.models.exported import DESCRIPTION, GRAPH, WEIGHTS
+from feastrain.models.onnx_graph import as_onnx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +28,6 @@ if TYPE_CHECKING:
     from feastrain.models.encoder import Encoder
 
 CHUNK = 8192
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,10 @@ class Network:
 
     def write(self, directory: Path) -> None:
         """Write the files that `load` reads."""
-        save_file(self.module.state_dict(), directory / WEIGHTS)
+        state = self.module.state_dict()
+        save_file(state, directory / WEIGHTS)
+        weights = {name: tensor.numpy() for name, tensor in state.items()}
+        (directory / GRAPH).write_bytes(as_onnx(self.architecture, weights))
         write_json(directory / DESCRIPTION, self.architecture)
 
     @classmethod

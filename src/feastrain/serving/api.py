@@ -11,8 +11,9 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Query, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -20,13 +21,18 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from feastrain.errors import FeastrainError
 from feastrain.serving import schemas
+from feastrain.serving.access import GuardAccess, tokens_of
+from feastrain.serving.as_of import PastForecasts
+from feastrain.serving.drain import AnnounceDrain, Drain
 from feastrain.serving.failures import add_failures, failure
 from feastrain.serving.forecaster import quantile_column
+from feastrain.serving.freshness import Freshness
+from feastrain.serving.listening import address_of, listen
 from feastrain.serving.metrics import Metrics
 from feastrain.serving.middleware import CapBodies, GuardAnswers, MeasureRequests
 from feastrain.serving.planner import Planner, add_planner
 from feastrain.serving.routes import as_json, asking, instant, json_response
-from feastrain.serving.server import address_of, listen, serve
+from feastrain.serving.server import serve
 from feastrain.serving.workers import Workers
 from feastrain.telemetry import event
 from feastrain.version import __version__
@@ -34,6 +40,7 @@ from feastrain.version import __version__
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from numpy.typing import NDArray
     from pydantic import BaseModel
 
     from feastrain.serving.evidence import Evidence
@@ -44,14 +51,26 @@ if TYPE_CHECKING:
 __all__ = ["address_of", "create_app", "listen", "serve"]
 
 PAGE = Path(__file__).parent / "page"
+EVERYWHERE = (401, 408, 413, 429)
+"""What any route may answer before it is asked: no token, a slow or large body, too often."""
 
 
 class Service:
     """Answers the routes from one forecaster and one history."""
 
-    def __init__(self, forecaster: Forecaster, history: History, workers: Workers) -> None:
-        self.metrics = Metrics()
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        history: History,
+        workers: Workers,
+        settings: Settings,
+        evidence: Evidence | None,
+    ) -> None:
+        self.metrics = Metrics(settings.metrics_folder)
         self._forecaster = forecaster
+        self._fresh = Freshness(settings.max_feature_age_seconds)
+        self._past = PastForecasts(evidence, forecaster.recipe)
+        self._usual = {one.key: one.mean for one in history.summaries() if one.mean}
         self._history = history
         self._workers = workers
         self._probe = Workers(threads=1, waiting=3)  # readiness does not queue behind forecasts
@@ -64,7 +83,8 @@ class Service:
     async def forecasts(self, asked: schemas.ForecastRequest) -> Response:
         """Forecast series: quantiles for each step, or status `unknown` for one not in the store.
 
-        The status of the answer is 200 even if every series is unknown.
+        The status of the answer is 200 even if every series is unknown. A forecast from features
+        older than the server's limit is `stale`. As of a past time it is that of the backtest.
         """
         return json_response(await self._workers.start(self._forecast, asked))
 
@@ -106,6 +126,9 @@ class Service:
             return failure(503, f"not ready: {reason}")
         as_of = probe.result()
         self.metrics.features_as_of(as_of)
+        objection = self._fresh.objection(as_of)
+        if objection is not None:
+            return failure(503, f"not ready: {objection}")
         return JSONResponse({"status": "ready", "cutoff": instant(as_of), **self._lineage})
 
     async def prometheus(self) -> Response:
@@ -123,21 +146,30 @@ class Service:
 
     def _forecast(self, asked: schemas.ForecastRequest) -> bytes:
         keys = [key.values() for key in asked.series]
+        if asked.as_of is not None and asked.as_of < self._forecaster.source.as_of():
+            return as_json(self._past.answer(keys, asked.as_of, asked.steps))
         forecast = self._forecaster.forecast(self._history.table(keys))
-        self.metrics.forecast(forecast)
+        age_N = self._fresh.ages(forecast)
+        stale_N = forecast.found & self._fresh.stale(age_N)
+        self.metrics.forecast(forecast, age_N, int(stale_N.sum()))
+        self.metrics.forecast_ratios(self._ratios(keys, forecast))
+        status_N = np.where(stale_N, "stale", np.where(forecast.found, "ok", "unknown")).tolist()
         bundle = self._forecaster.bundle
         answers = self._steps(forecast, asked.steps or bundle.columns.horizon)
         series = [
             {
                 "key": self._named(key),
-                "status": "ok" if known else "unknown",
-                "steps": next(answers) if known else [],
+                "status": status,
+                "age_seconds": None if status == "unknown" else round(age, 3),
+                "steps": [] if status == "unknown" else next(answers),
             }
-            for key, known in zip(keys, forecast.found.tolist(), strict=True)
+            for key, status, age in zip(keys, status_N, age_N.tolist(), strict=True)
         ]
         answer = {
             "cutoff": instant(forecast.as_of),
             **self._lineage,
+            "backtest": None,
+            "source": forecast.origin,
             "quantiles": bundle.quantiles,
             "series": series,
         }
@@ -165,6 +197,18 @@ class Service:
                 for step in steps:
                     step["event"] = forecast.events[first + step["step"] - 1]
             yield steps
+
+    def _ratios(self, keys: list[Key], forecast: Forecast) -> NDArray[np.float64]:
+        """Return [N'] the mean median of each series that was forecast over its usual label."""
+        bundle = self._forecaster.bundle
+        column = quantile_column(min(bundle.quantiles, key=lambda level: abs(level - 0.5)))
+        median_NH = forecast.table[column].to_numpy().reshape(-1, bundle.columns.horizon)
+        known = [key for key, found in zip(keys, forecast.found.tolist(), strict=True) if found]
+        usual_N = np.array([self._usual.get(key, np.nan) for key in known])
+        ratios: NDArray[np.float64] = median_NH.mean(axis=1) / np.where(
+            usual_N > 0, usual_N, np.nan
+        )
+        return ratios
 
     def _named(self, key: Key) -> dict[str, int | str]:
         return dict(zip(self._history.entities, key, strict=True))
@@ -197,7 +241,7 @@ def create_app(
         workers: the threads that forecast; by default two, with 32 requests waiting at most.
         evidence: what the recipe's last backtest found, for the page.
     """
-    service = Service(forecaster, history, workers or Workers())
+    service = Service(forecaster, history, workers or Workers(), settings, evidence)
     planner = Planner(forecaster, history, evidence)
 
     @contextlib.asynccontextmanager
@@ -208,7 +252,12 @@ def create_app(
 
     # The interactive documentation of FastAPI loads its scripts from elsewhere; ours must not.
     app = FastAPI(
-        title="feastrain", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+        title="feastrain",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses={status: {"model": schemas.Failure} for status in EVERYWHERE},
     )
     horizon = forecaster.bundle.columns.horizon
     request = schemas.request_model(history.types, horizon, settings.max_series)
@@ -219,19 +268,22 @@ def create_app(
         "/v1/forecasts",
         asking(service.forecasts, request),
         methods=["POST"],
-        **_answers(schemas.ForecastAnswer, 413, 422, 503),
+        **_answers(schemas.ForecastAnswer, 422, 503),
     )
     add("/v1/history", asking(service.history, key), **_answers(schemas.HistoryAnswer, 404, 422))
     add("/v1/series", service.series, **_answers(schemas.SeriesList))
     add("/healthz/live", service.live, response_model=None)
     add("/healthz/ready", service.ready, **_answers(schemas.Readiness, 503))
-    add("/metrics", service.prometheus, response_model=None)
+    add("/metrics", service.prometheus, response_model=None, response_class=PlainTextResponse)
     add_planner(app, planner, history)
     add("/", service.page, include_in_schema=False, response_model=None)
     app.mount("/static", StaticFiles(directory=PAGE))
     add_failures(app)
     app.add_middleware(GZipMiddleware, minimum_size=8192)
-    app.add_middleware(CapBodies, most=settings.max_body_bytes)
+    app.state.drain = Drain()
+    app.add_middleware(GuardAccess, tokens=tokens_of(settings), settings=settings)
+    app.add_middleware(CapBodies, most=settings.max_body_bytes, seconds=settings.body_seconds)
+    app.add_middleware(AnnounceDrain, drain=app.state.drain)
     app.add_middleware(GuardAnswers)
     app.add_middleware(MeasureRequests, seconds=service.metrics.request_seconds)
     return app

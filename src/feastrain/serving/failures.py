@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from feastrain.errors import FeastrainError
 from feastrain.serving.workers import Overloaded
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fastapi import FastAPI, Request, Response
+
+
+UNPARSED = (400, "There was an error parsing the body")
+"""What FastAPI says of a body that its parser breaks on."""
 
 
 def failure(status: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -32,9 +37,14 @@ def add_failures(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
+        if (error.status_code, error.detail) == UNPARSED:
+            return failure(422, "the body is not JSON in UTF-8: it cannot be parsed")
         unrouted = error.status_code == 404 and error.detail == "Not Found"
         text = f"nothing is at {request.url.path}" if unrouted else error.detail
-        return failure(error.status_code, text, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["allow"] = ", ".join(_methods_at(app, request.url.path))
+        return failure(error.status_code, text, headers)
 
     @app.exception_handler(Overloaded)
     async def overloaded(_: Request, __: Overloaded) -> Response:
@@ -49,6 +59,13 @@ def add_failures(app: FastAPI) -> None:
     async def broken(request: Request, error: Exception) -> Response:
         event("request_broken", path=request.url.path, error=f"{type(error).__name__}: {error}")
         return failure(500, "the server failed at this request; its log says how")
+
+
+def _methods_at(app: FastAPI, path: str) -> list[str]:
+    """Return the methods that all routes of a path take together."""
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    taken = [route.methods or set() for route in routes if route.path_regex.match(path)]
+    return sorted(set[str]().union(*taken))
 
 
 def _first_fault(error: RequestValidationError) -> str:

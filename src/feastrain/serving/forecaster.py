@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from feastrain.recipe import FeatureColumns
-    from feastrain.stores.online_rows import OnlineRows
+    from feastrain.stores.online_rows import OnlineRows, Origin
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -84,6 +84,10 @@ class Forecast:
     """[N] whether the source knows the series asked for."""
     read_seconds: float
     """How long the source took."""
+    happened: NDArray[np.int64] | None = None
+    """[N] when the oldest changing row of each series happened, where the source tells."""
+    origin: Origin = "store"
+    """Where the features came from."""
 
 
 class Forecaster:
@@ -125,6 +129,8 @@ class Forecaster:
             as_of=online.as_of,
             found=online.found,
             read_seconds=read_seconds,
+            happened=online.happened,
+            origin=online.origin,
         )
 
     def read(self, series: pa.Table) -> datetime:

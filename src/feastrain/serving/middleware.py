@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -73,23 +74,29 @@ class GuardAnswers:
 
 
 class CapBodies:
-    """Refuses a body of more than `most` bytes before anything parses it."""
+    """Refuses a body that is too large or too slow before anything parses it."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
         self._app = app
         self._most = most
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = await self._read(scope, receive)
+        try:
+            async with asyncio.timeout(self._seconds):
+                body = await self._read(scope, receive)
+        except TimeoutError:
+            await _refuse(408, f"the body took longer than {self._seconds:g} s: send it faster")(
+                scope, receive, send
+            )
+            return
         if body is None:
             text = f"the body is larger than the {self._most} bytes that are read: ask for less"
-            # The rest of the body is never read, so the connection cannot be used again.
-            refusal = JSONResponse({"error": text}, 413, headers={"connection": "close"})
-            await refusal(scope, receive, send)
+            await _refuse(413, text)(scope, receive, send)
             return
         unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -111,3 +118,8 @@ class CapBodies:
                 return None
             more = message.get("more_body", False)
         return bytes(body)
+
+
+def _refuse(status: int, text: str) -> JSONResponse:
+    """Return a refusal after which the connection cannot be used: its body is not read."""
+    return JSONResponse({"error": text}, status, headers={"connection": "close"})

@@ -52,6 +52,12 @@ class ChangeAsked(BaseModel):
     value: bool | int | float | Annotated[str, Field(max_length=schemas.LONGEST_TEXT)]
 
 
+class BinaryAnswer(Response):
+    """Bytes that are no text."""
+
+    media_type = "application/octet-stream"
+
+
 class Planner:
     """Answers what the page asks beyond the forecasts and the history of one series."""
 
@@ -76,11 +82,10 @@ class Planner:
 
     async def panel(self, request: Request) -> Response:
         """The history of every series: a JSON header, float32 labels, uint8 events."""
-        kind = "application/octet-stream"
         if "gzip" in request.headers.get("accept-encoding", ""):
             headers = {"content-encoding": "gzip", "vary": "Accept-Encoding"}
-            return Response(self._zipped, media_type=kind, headers=headers)
-        return Response(self._packed, media_type=kind)
+            return BinaryAnswer(self._zipped, headers=headers)
+        return BinaryAnswer(self._packed)
 
     async def scores(self) -> Response:
         """What the recipe's last published backtest found; `figures` is null without one."""
@@ -244,7 +249,7 @@ def add_planner(app: FastAPI, planner: Planner, history: History) -> None:
     }
 
     add = app.add_api_route
-    add("/v1/panel", planner.panel, response_model=None)
+    add("/v1/panel", planner.panel, response_model=None, response_class=BinaryAnswer)
     add("/v1/scores", planner.scores, response_model=None)
     add("/v1/outlook", planner.outlook, response_model=None, responses={503: failed[503]})
     add("/v1/outlook/series", asking(planner.series, loose), response_model=None, responses=failed)

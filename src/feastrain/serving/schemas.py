@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import datetime  # noqa: TC003 - pydantic reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    create_model,
+)
 
 from feastrain.errors import DataError
 
@@ -29,12 +38,13 @@ class SeriesKey(BaseModel):
 
 
 class ForecastRequest(BaseModel):
-    """Which series to forecast, and how far."""
+    """Which series to forecast, how far, and as of when."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     series: list[Any]
     steps: int | None = None
+    as_of: datetime | None = None
 
 
 class StepAnswer(BaseModel):
@@ -47,19 +57,31 @@ class StepAnswer(BaseModel):
 
 
 class SeriesAnswer(BaseModel):
-    """One series: its steps, or that the store does not know it."""
+    """One series: its steps, or that the store does not know it.
+
+    It is `stale` if its features are older than the server allows; the steps are there all the
+    same. `age_seconds` is how long ago the oldest of its features that change with time happened.
+    """
 
     key: dict[str, int | str]
-    status: Literal["ok", "unknown"]
+    status: Literal["ok", "unknown", "stale"]
+    age_seconds: float | None
     steps: list[StepAnswer]
 
 
 class ForecastAnswer(BaseModel):
-    """Forecasts in the order asked for, and what they were made from."""
+    """Forecasts in the order asked for, and what they were made from.
+
+    `source` is the store that the features came from: `primary`, `fallback` or both (`mixed`) of
+    one with a fallback, else `store`; or `backtest` for a past time, whose models are not the
+    bundle that is served.
+    """
 
     cutoff: str
-    bundle: str
-    snapshot: str
+    bundle: str | None
+    snapshot: str | None
+    backtest: str | None
+    source: Literal["primary", "fallback", "mixed", "store", "backtest"]
     quantiles: list[float]
     series: list[SeriesAnswer]
 
@@ -138,14 +160,26 @@ def request_model(
     fields: dict[str, Any] = {
         "series": (list[key], Field(min_length=1, max_length=most)),  # type: ignore[valid-type]
         "steps": (steps_type | None, None),
+        "as_of": (Annotated[AwareDatetime, BeforeValidator(_as_text)] | None, None),
     }
     return create_model("ForecastRequest", __base__=ForecastRequest, **fields)
+
+
+def _as_text(given: object) -> object:
+    """Refuse a time that is a number: of seconds, or of what?"""
+    if isinstance(given, str) and not given.strip().lstrip("+-").replace(".", "", 1).isdecimal():
+        return given
+    message = 'a time is text with a zone: "2012-08-31T23:59:59Z"'
+    raise ValueError(message)
 
 
 def _key_type(name: str, kind: pa.DataType, *, strict: bool) -> Any:
     if pa.types.is_integer(kind):
         limits = np.iinfo(kind.to_pandas_dtype())
-        return Annotated[int, Field(strict=strict, ge=int(limits.min), le=int(limits.max))]
+        # The description has doubles, of which the next to 2^63 is beyond the largest integer.
+        inner = int(np.nextafter(2.0**63, 0))
+        least, most = max(int(limits.min), -inner), min(int(limits.max), inner)
+        return Annotated[int, Field(strict=strict, ge=least, le=most)]
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return Annotated[str, Field(strict=strict, max_length=LONGEST_TEXT)]
     message = f"entity {name!r} is {kind} in the labels; the API takes integers and text"

@@ -43,7 +43,8 @@ def hold(forecaster: Forecaster, series: pa.Table) -> OnlineRows:
     """Read `series` once, keeping those that the store knows."""
     read = forecaster.source.read(series)
     rows = read.rows.filter(pa.array(read.found))
-    return replace(read, rows=rows, found=np.ones(len(rows), dtype=bool))
+    happened = None if read.happened is None else read.happened[read.found]
+    return replace(read, rows=rows, found=np.ones(len(rows), dtype=bool), happened=happened)
 
 
 def forecast_held(forecaster: Forecaster, held: OnlineRows) -> NDArray[np.float64]:

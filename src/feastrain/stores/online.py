@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from feast.types import from_feast_to_pyarrow_type
 
 from feastrain.errors import FeastrainError, ProjectError
 from feastrain.stores.feature_repo import online_store_of
-from feastrain.stores.online_rows import OnlineRows
+from feastrain.stores.online_rows import OnlineRows, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from feastrain.recipe import FeatureColumns, Recipe
+    from feastrain.stores.fallback.layout import Rows
     from feastrain.stores.fallback.stored import ColumnsReader
+
+    Dated = dict[str, tuple[NDArray[np.bool_], NDArray[np.int64]]]
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
@@ -68,6 +72,9 @@ class OnlineFeatures:
         self._types = _feature_types(store, [*row_features, *known_features])
         self._readers = _readers(store, self._row_features, self._known_features)
         self._telling = self._features_keyed_by_series()
+        parts = [reference.split(":", 1) for reference in row_features]
+        by_view = {view: name for view, name in parts if name not in columns.static}
+        self._changing = tuple(by_view.values())
 
     def as_of(self) -> datetime:
         """Return the last cut-off that every view of the service was materialised up to.
@@ -83,20 +90,32 @@ class OnlineFeatures:
 
     def read(self, series: pa.Table) -> OnlineRows:
         """Read the features of `series` (entity columns) and of the periods ahead of them."""
-        as_of = self.as_of()
-        rows, present = self._online(self._row_features, series, as_of)
+        as_of, tally = self.as_of(), Counter[str]()
+        rows, dated = self._online(self._row_features, series, as_of, tally)
         stamp = pa.array([as_of] * len(series), type=TIMESTAMP)
         found = np.zeros(len(series), dtype=bool)
         for name in self._telling:
-            found |= present[name]
+            found |= dated[name][0]
+        known = self._known(series, as_of, tally)
         return OnlineRows(
             rows=rows.append_column("event_timestamp", stamp),
-            known=self._known(series, as_of),
+            known=known,
             as_of=as_of,
             found=found,
+            happened=self._happened(dated, as_of),
+            origin=_origin(tally),
         )
 
-    def _known(self, series: pa.Table, as_of: datetime) -> pa.Table:
+    def _happened(self, dated: Dated, as_of: datetime) -> NDArray[np.int64]:
+        """Return [N] when the oldest row of each series happened, among views that change."""
+        latest = int(as_of.timestamp() * 1_000_000)
+        happened = np.full(len(next(iter(dated.values()))[0]), latest)
+        for name in self._changing:
+            found, event = dated[name]
+            happened = np.where(found & (event > 0), np.minimum(happened, event), happened)
+        return happened
+
+    def _known(self, series: pa.Table, as_of: datetime, tally: Counter[str]) -> pa.Table:
         keys = list(self._columns.known_keys)
         groups = series.select(keys).group_by(keys).aggregate([]) if keys else None
         if groups is not None:
@@ -115,16 +134,22 @@ class OnlineFeatures:
             frequency = self._recipe.frequency
             names = [self._recipe.period_name(as_of + int(step) * frequency) for step in steps]
             wanted[str(self._recipe.features.period_key)] = pa.array(names)
-            answer, _ = self._online(self._known_features, pa.table(wanted), as_of)
+            answer, _ = self._online(self._known_features, pa.table(wanted), as_of, tally)
             columns |= {name: answer[name] for name in self._columns.known_ahead}
         return pa.table(columns)
 
     def _online(
-        self, features: list[str], entities: pa.Table, as_of: datetime
-    ) -> tuple[pa.Table, dict[str, NDArray[np.bool_]]]:
+        self, features: list[str], entities: pa.Table, as_of: datetime, tally: Counter[str]
+    ) -> tuple[pa.Table, Dated]:
+        """Return the features, and of each whether there was a row, and when that happened.
+
+        Feast's answer is slow to ask for times: they are there for `_changing` alone.
+        """
         keys = {name: entities[name].to_pylist() for name in entities.column_names}
         if self._readers is not None:
-            return self._by_column(self._readers[tuple(features)], entities, keys, as_of)
+            read = self._readers[tuple(features)].read(keys, as_of, tally)
+            return self._by_column(read, entities)
+        tally["store"] += len(entities)
         try:
             answer = self._store.get_online_features(features=features, entity_rows=keys)
         except STORE_ERRORS as error:
@@ -136,27 +161,25 @@ class OnlineFeatures:
         names = answer.proto.metadata.feature_names.val
         statuses = dict(zip(names, answer.proto.results, strict=True))
         columns = {name: entities[name] for name in entities.column_names}
-        present = {}
+        dated = {}
         for reference in features:
             name = reference.split(":", 1)[1]
             columns[name] = pa.array(values[name], type=self._types[name])
-            present[name] = np.array(statuses[name].statuses) != FieldStatus.NOT_FOUND
-        return pa.table(columns), present
+            found = np.array(statuses[name].statuses) != FieldStatus.NOT_FOUND
+            event = np.zeros(len(entities), dtype=np.int64)
+            if name in self._changing:
+                event += [one.seconds * 1_000_000 for one in statuses[name].event_timestamps]
+            dated[name] = found, event
+        return pa.table(columns), dated
 
-    def _by_column(
-        self,
-        reader: ColumnsReader,
-        entities: pa.Table,
-        keys: dict[str, list[Any]],
-        as_of: datetime,
-    ) -> tuple[pa.Table, dict[str, NDArray[np.bool_]]]:
+    def _by_column(self, read: list[Rows], entities: pa.Table) -> tuple[pa.Table, Dated]:
         columns = {name: entities[name] for name in entities.column_names}
-        present = {}
-        for rows in reader.read(keys, as_of):
+        dated = {}
+        for rows in read:
             for name in rows.values:
                 columns[name] = rows.arrow(name, self._types[name])
-                present[name] = rows.found
-        return pa.table(columns), present
+                dated[name] = rows.found, rows.event
+        return pa.table(columns), dated
 
     def _features_keyed_by_series(self) -> list[str]:
         """Return the features whose view is keyed by every entity; all, if there is none."""
@@ -186,6 +209,15 @@ def last_cutoff(
         ends.append(view.most_recent_end_time)
     cutoff: datetime = first_period + (min(ends) - first_period) // frequency * frequency
     return cutoff
+
+
+def _origin(tally: Counter[str]) -> Origin:
+    """Return who answered the keys that were counted."""
+    if tally["primary"] and tally["fallback"]:
+        return "mixed"
+    if tally["primary"]:
+        return "primary"
+    return "fallback" if tally["fallback"] else "store"
 
 
 def _readers(store: FeatureStore, *asked: list[str]) -> dict[tuple[str, ...], ColumnsReader] | None:

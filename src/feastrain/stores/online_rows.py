@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+
+Origin = Literal["primary", "fallback", "mixed", "store"]
+"""Which store answered: of one with a fallback either or both, else the one there is."""
 
 
 @dataclass(frozen=True)
@@ -25,3 +28,8 @@ class OnlineRows:
     """The cut-off: the last period that had closed when the store was materialised."""
     found: NDArray[np.bool_]
     """[N] whether the store knows the series."""
+    happened: NDArray[np.int64] | None = None
+    """[N] when the oldest of a series' rows that change with time happened, in microseconds since
+    1970; None where that is not known."""
+    origin: Origin = "store"
+    """Where the features came from."""

@@ -26,7 +26,7 @@ def _metrics() -> tuple[Counter, Counter, Gauge]:
         Gauge(
             "feastrain_online_breaker_state",
             "Whether the primary is asked: 0 closed (it is), 1 half-open (on trial), 2 open",
-            multiprocess_mode="max",
+            multiprocess_mode="livemax",
         ),
     )
 

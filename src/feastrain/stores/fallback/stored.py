@@ -12,6 +12,7 @@ from feastrain.stores.fallback.keys import EntityKeys
 from feastrain.stores.fallback.layout import Layout, Rows, layout_number, scattered
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Mapping, Sequence
 
     from feast import FeatureView, RepoConfig
@@ -75,13 +76,19 @@ class ColumnsReader:
         self._tiers = tiers
         self._views = views
 
-    def read(self, entities: Mapping[str, Sequence[Any]], at: datetime | None = None) -> list[Rows]:
+    def read(
+        self,
+        entities: Mapping[str, Sequence[Any]],
+        at: datetime | None = None,
+        tally: Counter[str] | None = None,
+    ) -> list[Rows]:
         """Read the features of N entities.
 
         Args:
             entities: [N] values by join key.
             at: when the values are for; those older than their view's `ttl` then are not found.
                 Without it, any age will do.
+            tally: told which of the stores answered how many keys; see `Tiers.read`.
 
         Returns:
             [N] rows for each view.
@@ -91,7 +98,8 @@ class ColumnsReader:
             FeastrainError: neither store answers.
         """
         tiers = self._tiers()
-        packed = tiers.read({view.table: view.keys.of(entities) for view, _ in self._views})
+        wanted = {view.table: view.keys.of(entities) for view, _ in self._views}
+        packed = tiers.read(wanted, tally)
         moment = None if at is None else microseconds(at)
         return [
             view.rows(packed[view.table], features, moment, tiers.layout)

@@ -17,6 +17,7 @@ from feastrain.stores.fallback.breaker import Breaker, BreakerLimits
 from feastrain.stores.fallback.counters import Counters
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Mapping, Sequence
 
     from feastrain.stores.fallback.layout import Layout, Packed
@@ -48,20 +49,27 @@ class Tiers:
         self._layouts: dict[int, Layout] = {}
         self._closed = threading.Event()
 
-    def read(self, wanted: Mapping[str, Sequence[bytes]]) -> dict[str, list[bytes | None]]:
+    def read(
+        self, wanted: Mapping[str, Sequence[bytes]], tally: Counter[str] | None = None
+    ) -> dict[str, list[bytes | None]]:
         """Return the row of each key, None where there is none, by table.
+
+        Args:
+            wanted: keys by table.
+            tally: told how many keys the `primary` answered, and how many the `fallback`; without
+                a primary it is the `store` that answers.
 
         Raises:
             FeastrainError: what the primary did not answer, the durable store did not either.
         """
         if self._primary is None:
-            return self._durably(wanted)
+            return self._durably(wanted, tally)
         if not self._watched:
             self._watch()
         generations = self._generations
         told = self._from_primary(wanted, generations)
         if told is None:
-            return self._durably(wanted)
+            return self._durably(wanted, tally)
         answer: dict[str, list[bytes | None]] = {}
         unknown: dict[str, list[bytes]] = {}
         start = 0
@@ -73,6 +81,8 @@ class Tiers:
                 unknown[table] = list(dict.fromkeys(key for key, row in pairs if row is None))
         missing = sum(map(len, unknown.values()))
         self._counters.answered(self._primary.name, start - missing)
+        if tally is not None:
+            tally.update(primary=start - missing, fallback=missing)
         if unknown:
             self._complete(answer, wanted, unknown, generations)
         return {table: [row or None for row in rows] for table, rows in answer.items()}
@@ -158,9 +168,14 @@ class Tiers:
             LOG.warning("%s: %s; read from %s", self._primary.place, error, self.ledger.place)
         return None
 
-    def _durably(self, wanted: Mapping[str, Sequence[bytes]]) -> dict[str, list[bytes | None]]:
+    def _durably(
+        self, wanted: Mapping[str, Sequence[bytes]], tally: Counter[str] | None
+    ) -> dict[str, list[bytes | None]]:
         found = self.ledger.read(wanted)
-        self._counters.answered(self.ledger.name, sum(map(len, wanted.values())))
+        keys = sum(map(len, wanted.values()))
+        self._counters.answered(self.ledger.name, keys)
+        if tally is not None:
+            tally["store" if self._primary is None else "fallback"] += keys
         return {table: [found[table].get(key) for key in keys] for table, keys in wanted.items()}
 
     def _complete(

@@ -7,6 +7,7 @@ every change of a model, of `training.recompute` and of `training.precision`. Sh
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,9 @@ def footprint(
         precision: of the forward pass.
     """
     with FakeTensorMode():
-        module = make_module(architecture).train()
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            # PyTorch warns of a part of the network that reads nothing.
+            module = make_module(architecture).train()
         module.recompute = recompute
         quantiles = torch.tensor(architecture["quantiles"])
 
@@ -68,7 +71,7 @@ def footprint(
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 quantile_BHQ = module(batch).float()
             summed, weight = pinball_loss(label_BH, weight_BH, quantile_BHQ, quantiles)
-            (summed / weight).backward()
+            (summed / weight).backward()  # type: ignore[no-untyped-call]
 
         def score() -> None:
             module.eval()
@@ -87,15 +90,16 @@ def footprint(
         )
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the memory of what operations return, until it is let go of."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.live = self.most = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live: int = 0
+        self.most: int = 0
         self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
-    def __torch_dispatch__(  # noqa: PLW3201 - the name that PyTorch calls
+    def __torch_dispatch__(
         self,
         func: Callable[..., Any],
         types: Any,
@@ -122,7 +126,8 @@ class _Live(TorchDispatchMode):
 
 
 def _peak(step: Callable[[], None]) -> int:
-    with _Live() as counted:
+    counted = _Live()
+    with counted:
         step()
     return counted.most
 

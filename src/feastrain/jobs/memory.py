@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 LIBRARIES = 410 << 20
 """Python, PyTorch, Arrow and what they reserve at once."""
-NETWORK = 60 << 20
+NETWORK = 90 << 20
 """What PyTorch loads and reserves once it computes."""
 LIGHTGBM = 20 << 20
 TABLES = 2
 """The table as it is read, and its rows of one part."""
 ENCODED = {"mlp": 3, "tft": 8, "trees": 2.5, "baseline": 3}
 """Copies of the encoded rows while they are made, the one that stays among them."""
-FRAGMENTED = {"mlp": 2.5, "tft": 1.45}
+FRAGMENTED = {"mlp": 2.35, "tft": 1.55}
 """Resident bytes for each live byte of a step: what glibc's heap loses to tensors of many sizes."""
 WEIGHTS = 10
 """Copies of the weights: their own, AdamW's two moments, the best so far, and those of two
@@ -41,6 +41,8 @@ LSTM = 16
 """Numbers that a recurrent layer keeps for each unit and period, which the count does not see."""
 OTHERS = 0.4
 """Share of what an ensemble's other members took that its largest cannot use."""
+MOST_OF_OTHERS = 150 << 20
+"""Bytes that this comes to at most: what was large finds room again."""
 HEADROOM = 1.1
 """How much more is asked for than is expected."""
 
@@ -112,7 +114,7 @@ def need_of_rank(rows: TrainingRows, recipe: Recipe) -> Need:
     networks = [need.network for need in each if need.network is not None]
     return Need(
         libraries=max(need.libraries for need in each),
-        rows=largest.rows + round(OTHERS * others),
+        rows=largest.rows + min(round(OTHERS * others), MOST_OF_OTHERS),
         step=largest.step,
         network=max(networks, key=lambda step: step.flops_a_row, default=None),
     )

@@ -158,14 +158,16 @@ def _that_fits(
     Raises:
         UsageError: a node does not hold one row.
     """
-    need = need_of_rank(rows, recipe)
     if queue.memory_bytes is None:
-        return recipe, need
+        return recipe, need_of_rank(rows, recipe)
     room = queue.memory_bytes - AGENT
-    for asked in _smaller(recipe):
-        need = need_of_rank(rows, asked)
-        if need.asked * factor <= room:
-            return asked, need
+    tried = list(_smaller(recipe))
+    need = need_of_rank(rows, tried[-1])
+    if need.asked * factor <= room:
+        for asked in tried:
+            need = need_of_rank(rows, asked)
+            if need.asked * factor <= room:
+                return asked, need
     message = (
         f"recipe {recipe.name!r} needs {_bytes(AGENT + need.asked * factor)} of memory for one "
         f"process, {_bytes(need.rows * factor)} of it for {rows.every:,} rows, and a node of the "

@@ -174,17 +174,25 @@ def plan(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
     as_of: AsOfOption = None,
+    queue: Annotated[
+        str | None,
+        typer.Option(help="Fit training to this queue of FEASTRAIN_QUEUES.", metavar="NAME"),
+    ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what build would do: rows, split, sources, memory, time; writes nothing."""
-    from feastrain.report import show_plan
+    """Say what build would do, and what training on its last snapshot needs; writes nothing."""
+    from feastrain.report import show_plan, show_size
 
-    planned = Project(project).plan(recipe, _moment(as_of))
+    opened = Project(project)
+    planned = opened.plan(recipe, _moment(as_of))
+    size = opened.size(recipe, queue) if planned.last or queue else None
     if as_json:
-        _show(planned.to_json(), as_json=True)
-    else:
-        show_plan(planned)
+        _show({**planned.to_json(), "training": size and size.to_json()}, as_json=True)
+        return
+    show_plan(planned)
+    if size is not None:
+        show_size(size, f"Training {planned.recipe} on snapshot {planned.last}")
 
 
 @app.command()

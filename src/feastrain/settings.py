@@ -10,10 +10,27 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from feastrain.errors import UsageError
+from feastrain.section import Count, Section
+
+
+class Queue(Section):
+    """What one node of a cluster's queue gives, how many there are, and what an hour costs."""
+
+    memory_bytes: ByteSize | None = None
+    """Also as `16GiB`."""
+    cpus: Count | None = None
+    gpus: int = Field(default=0, ge=0)
+    nodes: Count | None = None
+    walltime_s: float | None = Field(default=None, gt=0)
+    cpu_hour: float = Field(default=0, ge=0)
+    """Of one core; `gb_hour` of 1e9 bytes of memory, `gpu_hour` of one GPU."""
+    gb_hour: float = Field(default=0, ge=0)
+    gpu_hour: float = Field(default=0, ge=0)
+    currency: str = "EUR"
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,6 +143,10 @@ class Settings(BaseSettings):
 
     node_rank: int = Field(default=0, ge=0, validation_alias="PET_NODE_RANK")
     """Which node of a training run this is; Kubeflow's controller sets it within a TrainJob."""
+
+    queues: dict[str, Queue] = Field(default_factory=dict)
+    """Where `plan --queue NAME` would have training run, as JSON:
+    `{"small": {"memory_bytes": "16GiB", "cpus": 8, "nodes": 4, "walltime_s": 14400}}`."""
 
     restarts: int = Field(
         default=0,

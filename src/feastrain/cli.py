@@ -174,17 +174,25 @@ def plan(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
     as_of: AsOfOption = None,
+    queue: Annotated[
+        str | None,
+        typer.Option(help="Fit training to this queue of FEASTRAIN_QUEUES.", metavar="NAME"),
+    ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what build would do: rows, split, sources, memory, time; writes nothing."""
-    from feastrain.report import show_plan
+    """Say what build would do, and what training on its last snapshot needs; writes nothing."""
+    from feastrain.report import show_plan, show_size
 
-    planned = Project(project).plan(recipe, _moment(as_of))
+    opened = Project(project)
+    planned = opened.plan(recipe, _moment(as_of))
+    size = opened.size(recipe, queue) if planned.last or queue else None
     if as_json:
-        _show(planned.to_json(), as_json=True)
-    else:
-        show_plan(planned)
+        _show({**planned.to_json(), "training": size and size.to_json()}, as_json=True)
+        return
+    show_plan(planned)
+    if size is not None:
+        show_size(size, f"Training {planned.recipe} on snapshot {planned.last}")
 
 
 @app.command()
@@ -262,6 +270,34 @@ def train(
     """Train the model; the same command resumes a run that was interrupted."""
     bundle = Project(project).train(recipe, fresh=fresh)
     _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
+
+
+@app.command()
+def render(  # noqa: PLR0913 - a flag each
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name or file.")] = None,
+    project: ProjectOption = Path(),
+    *,
+    nodes: Annotated[int, typer.Option(min=1, help="How many nodes.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--nproc-per-node", min=1, help="Training processes on each.")
+    ] = 1,
+    cpu: Annotated[int | None, typer.Option(min=1, help="Cores of each; one a process.")] = None,
+    memory: Annotated[str, typer.Option(help="Memory of each.")] = "4Gi",
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each.")] = 0,
+) -> None:
+    """Print what trains a recipe on Kubernetes, for `kubectl apply -f -`.
+
+    Without a recipe: the training runtimes that its jobs name, to be applied once for a cluster.
+    """
+    from feastrain.jobs.cluster import Size, as_yaml
+    from feastrain.jobs.runtimes import runtimes
+    from feastrain.settings import load_cluster
+
+    if recipe is None:
+        objects = runtimes(load_cluster())
+    else:
+        objects = Project(project).render(recipe, Size(nodes, processes, cpu, memory, gpus))
+    typer.echo(as_yaml(objects), nl=False)
 
 
 @app.command()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from feastrain.dataset.plan import Plan
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.dataset.verdict import Verdict
+    from feastrain.jobs.sizing import Size
     from feastrain.recipe import Recipe
     from feastrain.settings import Settings
     from feastrain.telemetry import Stage
@@ -90,6 +91,30 @@ class Inspection(ABC):
         from feastrain.dataset.plan import Place, make_plan
 
         return make_plan(Place(self.root, self.artifacts), self.recipe(recipe), as_of)
+
+    def size(self, recipe: str | Path, queue: str | None = None) -> Size:
+        """Say what training the recipe on its last snapshot needs.
+
+        Args:
+            recipe: its name or path.
+            queue: the name of one of the setting `queues`, which the size is to fit.
+
+        Raises:
+            UsageError: there is no such queue, or it cannot hold the run.
+            ProjectError: the recipe was never built.
+        """
+        from feastrain.errors import UsageError
+        from feastrain.jobs.memory import TrainingRows
+        from feastrain.jobs.sizing import UNLIMITED, size
+
+        queues = self.settings.queues
+        if queue is not None and queue not in queues:
+            known = ", ".join(queues) or "none"
+            message = f"no queue {queue!r} in FEASTRAIN_QUEUES; there is {known}"
+            raise UsageError(message)
+        asked = self.recipe(recipe)
+        rows = TrainingRows.of(self.snapshot(asked.name).manifest)
+        return size(rows, asked, UNLIMITED if queue is None else queues[queue])
 
     def snapshot(self, name: str | Path) -> Snapshot:
         """Open a snapshot by path, by fingerprint, or the last one of a recipe by its name.

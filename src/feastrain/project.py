@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from feastrain.dataset.verdict import Verdict
     from feastrain.evaluation.backtest import Backtest
     from feastrain.evaluation.explain import Explained, Part
+    from feastrain.jobs.cluster import Size
     from feastrain.models.bundle import Bundle
     from feastrain.recipe import Recipe
     from feastrain.serving.batch import BatchForecast
@@ -198,6 +199,29 @@ class Project(Inspection):
             fresh: start over rather than from the last checkpoint.
         """
         return self._train(recipe, self.build(recipe), fresh=fresh)
+
+    def render(self, recipe: str | Path, size: Size) -> list[dict[str, Any]]:
+        """Return the Kubernetes objects that train the recipe, and prepare the run's folder.
+
+        Args:
+            recipe: its name or path.
+            size: what each node asks for.
+
+        Raises:
+            UsageError: the size is none that can train, or a setting holds what it cannot be.
+        """
+        from functools import partial
+
+        from feastrain.jobs.cluster import inside, render
+        from feastrain.jobs.train import Run
+        from feastrain.settings import load_cluster
+
+        asked, cluster = self.recipe(recipe), load_cluster()
+        run = Run.of(asked, self.build(recipe), self.artifacts)
+        seen = partial(inside, artifacts=self.artifacts, cluster=cluster)
+        objects = render(asked, run.fingerprint, run.arguments(seen), size, cluster)
+        run.prepare(self.recipe_path(recipe))
+        return objects
 
     def _train(
         self,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from feastrain.dataset.skew import SkewReport
     from feastrain.evaluation.backtest import Backtest
     from feastrain.evaluation.explain import Shares
+    from feastrain.jobs.sizing import Size
     from feastrain.training.tuning import Tuned
 
 SHOWN = 240
@@ -188,6 +189,17 @@ def show_plan(plan: Plan) -> None:
         console.print(sentence, markup=False)
     if plan.changed:
         _show_changes("Changed since the last snapshot", str(plan.last), "now", plan.changed)
+
+
+def show_size(size: Size, title: str) -> None:
+    """Print what to ask for to train, a figure a line, and why."""
+    table = Table(title=title, title_style="bold")
+    table.add_column("to ask for", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("because", overflow="fold")
+    for figure in size.figures:
+        _add_row(table, figure.name, figure.value, figure.why)
+    _console().print(table)
 
 
 def _split_table(plan: Plan) -> Table:

@@ -8,12 +8,29 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from feastrain.errors import UsageError
+from feastrain.section import Count, Section
+
+
+class Queue(Section):
+    """What one node of a cluster's queue gives, how many there are, and what an hour costs."""
+
+    memory_bytes: ByteSize | None = None
+    """Also as `16GiB`."""
+    cpus: Count | None = None
+    gpus: int = Field(default=0, ge=0)
+    nodes: Count | None = None
+    walltime_s: float | None = Field(default=None, gt=0)
+    cpu_hour: float = Field(default=0, ge=0)
+    """Of one core; `gb_hour` of 1e9 bytes of memory, `gpu_hour` of one GPU."""
+    gb_hour: float = Field(default=0, ge=0)
+    gpu_hour: float = Field(default=0, ge=0)
+    currency: str = "EUR"
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +41,9 @@ def _split(given: object) -> object:
     if not isinstance(given, str):
         return given
     return tuple(part.strip() for part in given.split(",") if part.strip())
+
+
+Kind = TypeVar("Kind", bound=BaseSettings)
 
 
 class Settings(BaseSettings):
@@ -124,6 +144,13 @@ class Settings(BaseSettings):
     )
     """Where Kubeflow wants to hear of progress; its controller sets it within a TrainJob."""
 
+    node_rank: int = Field(default=0, ge=0, validation_alias="PET_NODE_RANK")
+    """Which node of a training run this is; Kubeflow's controller sets it within a TrainJob."""
+
+    queues: dict[str, Queue] = Field(default_factory=dict)
+    """Where `plan --queue NAME` would have training run, as JSON:
+    `{"small": {"memory_bytes": "16GiB", "cpus": 8, "nodes": 4, "walltime_s": 14400}}`."""
+
     restarts: int = Field(
         default=0,
         ge=0,
@@ -133,6 +160,39 @@ class Settings(BaseSettings):
 
     walmart_dir: Path | None = None
     """Folder of Kaggle's three CSV files for the reference application; else its synthetic twin."""
+
+
+class Cluster(BaseSettings):
+    """The cluster that training jobs are sent to: environment variables `FEASTRAIN_CLUSTER_*`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FEASTRAIN_CLUSTER_", env_ignore_empty=True, frozen=True, extra="ignore"
+    )
+
+    namespace: str = Field(default="default", pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+    """Namespace that jobs are made in."""
+
+    image: str = "ghcr.io/feastrain/train-cpu:latest"
+    """Image with feastrain, for nodes without a GPU."""
+
+    gpu_image: str = "ghcr.io/feastrain/train-cuda:latest"
+    """Image with feastrain and PyTorch for CUDA."""
+
+    claim: str = "feastrain-artifacts"
+    """Persistent volume claim, of the jobs' namespace, that holds the artifacts folder; of access
+    mode ReadWriteMany where a run has several nodes."""
+
+    artifacts: Path = Path("/feastrain/artifacts")
+    """Where pods see this project's artifacts folder."""
+
+    queue: str | None = None
+    """Kueue's local queue that jobs wait in; without it, they start at once."""
+
+    gang: Literal["none", "coscheduling", "volcano"] = "none"
+    """What places all nodes of a job or none; Kueue's queues do so by themselves."""
+
+    openshift: bool = False
+    """Whether the platform gives pods their user and group, as OpenShift's restricted-v2 does."""
 
 
 def without_password(url: str) -> str:
@@ -148,13 +208,26 @@ def load_settings() -> Settings:
     Raises:
         UsageError: an environment variable holds what its setting cannot be.
     """
+    return _read(Settings)
+
+
+def load_cluster() -> Cluster:
+    """Read the settings of the cluster.
+
+    Raises:
+        UsageError: an environment variable holds what its setting cannot be.
+    """
+    return _read(Cluster)
+
+
+def _read(kind: type[Kind]) -> Kind:
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
         fault = error.errors()[0]
         name = "_".join(str(part) for part in fault["loc"]).upper()
-        if name.lower() in Settings.model_fields:
-            name = f"FEASTRAIN_{name}"
+        if name.lower() in kind.model_fields:
+            name = f"{kind.model_config['env_prefix']}{name}"
         shown = "" if "TOKENS" in name else f"={fault['input']!r}"  # a secret is never shown
         message = f"environment variable {name}{shown}: {fault['msg']}"
         raise UsageError(message) from error

@@ -11,9 +11,42 @@ from feastrain.jobs.backends import run_here
 from feastrain.recipe import load_recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from feastrain.dataset.snapshot import Snapshot
+    from feastrain.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of `feastrain.training.run`, wherever it happens: what it reads, and where it is."""
+
+    fingerprint: str
+    snapshot: Path
+    folder: Path
+    bundle: Path
+
+    @classmethod
+    def of(cls, recipe: Recipe, snapshot: Snapshot, artifacts: Path) -> Run:
+        """Return the run that trains a recipe on a snapshot."""
+        name = fingerprint(snapshot.fingerprint, recipe.training_section())
+        return cls(name, snapshot.path, artifacts / "runs" / name, artifacts / "bundles" / name)
+
+    def prepare(self, recipe_path: Path) -> None:
+        """Make its folder, which holds the recipe as it was."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(recipe_path, self.folder / "recipe.yaml")
+
+    def arguments(self, seen: Callable[[Path], str]) -> list[str]:
+        """Return its command line, with each path as `seen` by who runs it."""
+        paths = {
+            "recipe": self.folder / "recipe.yaml",
+            "snapshot": self.snapshot,
+            "folder": self.folder,
+            "bundle": self.bundle,
+        }
+        return [word for name, path in paths.items() for word in (f"--{name}", seen(path))]
 
 
 @dataclass(frozen=True)
@@ -43,23 +76,15 @@ def train(
         FeastrainError: a rank failed; the message is its own.
     """
     recipe = load_recipe(recipe_path)
-    name = fingerprint(snapshot.fingerprint, recipe.training_section())
-    final = artifacts / "bundles" / name
-    run = artifacts / "runs" / name
+    run = Run.of(recipe, snapshot, artifacts)
     if fresh:
-        shutil.rmtree(final, ignore_errors=True)
-    cached = is_published(final)
+        shutil.rmtree(run.bundle, ignore_errors=True)
+    cached = is_published(run.bundle)
     if cached:
-        open_manifest(final)
+        open_manifest(run.bundle)
     else:
-        run.mkdir(parents=True, exist_ok=True)
-        kept = run / "recipe.yaml"
-        shutil.copyfile(recipe_path, kept)
-        arguments = [
-            *("--recipe", str(kept), "--snapshot", str(snapshot.path)),
-            *("--folder", str(run), "--bundle", str(final)),
-        ]
-        run_here(arguments, run, recipe.training, fresh=fresh)
+        run.prepare(recipe_path)
+        run_here(run.arguments(str), run.folder, recipe.training, fresh=fresh)
     if not rehearsal:
-        point(artifacts / "bundles" / recipe.name, final)
-    return Trained(final, cached)
+        point(artifacts / "bundles" / recipe.name, run.bundle)
+    return Trained(run.bundle, cached)

@@ -1,0 +1,100 @@
+"""Kubernetes objects checked as an API server would: real CRDs with their CEL rules, core schemas.
+
+The CRDs are found in the folder that FEASTRAIN_CRDS names, or in ../shared/crds; a test that needs
+them skips without.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cel
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+FOLDER = Path(os.environ.get("FEASTRAIN_CRDS") or Path(__file__).parents[2] / "shared" / "crds")
+KUBERNETES = "1.34"
+
+
+def require_crds() -> None:
+    if not any(FOLDER.glob("*.yaml")):
+        pytest.skip("Kubeflow's CRDs are absent: set FEASTRAIN_CRDS to their folder")
+
+
+def faults(thing: dict[str, Any]) -> list[str]:
+    """Return what an API server would refuse of an object that is made."""
+    schema = _schemas().get((thing["apiVersion"], thing["kind"]))
+    if schema is None:
+        try:
+            kubernetes_validate.validate(thing, KUBERNETES, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            return [f"{'.'.join(map(str, error.path))}: {error.message}"]
+        return []
+    strict = _strict(schema, root=True)
+    found = [
+        f"{'.'.join(map(str, error.path))}: {error.message}"
+        for error in jsonschema.Draft202012Validator(strict).iter_errors(thing)
+    ]
+    return found or list(_broken_rules(schema, thing, ""))
+
+
+@cache
+def _schemas() -> dict[tuple[str, str], dict[str, Any]]:
+    found = {}
+    for path in FOLDER.glob("*.yaml"):
+        for crd in yaml.safe_load_all(path.read_text()):
+            group, kind = crd["spec"]["group"], crd["spec"]["names"]["kind"]
+            for version in crd["spec"]["versions"]:
+                schema = version["schema"]["openAPIV3Schema"]
+                found[f"{group}/{version['name']}", kind] = schema
+    return found
+
+
+def _strict(schema: dict[str, Any], *, root: bool = False) -> dict[str, Any]:  # noqa: C901
+    """Return a structural schema as JSON Schema that refuses unknown fields."""
+    made = {
+        key: value
+        for key, value in schema.items()
+        if not key.startswith("x-") and key not in {"nullable", "format", "default", "description"}
+    }
+    if "properties" in schema:
+        made["properties"] = {name: _strict(one) for name, one in schema["properties"].items()}
+    if root:
+        made["properties"]["metadata"] = {"type": "object"}
+    if isinstance(schema.get("items"), dict):
+        made["items"] = _strict(schema["items"])
+    for key in ("allOf", "anyOf", "oneOf"):
+        if key in schema:  # they only narrow what the properties say
+            made[key] = [{k: v for k, v in one.items() if k != "format"} for one in schema[key]]
+    more = schema.get("additionalProperties")
+    if isinstance(more, dict):
+        made["additionalProperties"] = _strict(more)
+    elif "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        made["additionalProperties"] = False
+    if schema.get("x-kubernetes-int-or-string"):
+        made.pop("type", None)
+        made["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+    if schema.get("nullable"):
+        return {"anyOf": [made, {"type": "null"}]}
+    return made
+
+
+def _broken_rules(schema: dict[str, Any], value: Any, path: str) -> Any:
+    """Yield the CEL rules that a value breaks; rules on a change do not concern a new object."""
+    for rule in schema.get("x-kubernetes-validations", ()):
+        if (
+            "oldSelf" not in rule["rule"]
+            and cel.evaluate(rule["rule"], {"self": value}) is not True
+        ):
+            yield f"{path}: {rule.get('message') or rule['rule']}"
+    if isinstance(value, dict):
+        properties, more = schema.get("properties", {}), schema.get("additionalProperties")
+        for name, one in value.items():
+            inner = properties.get(name, more if isinstance(more, dict) else {})
+            yield from _broken_rules(inner, one, f"{path}.{name}")
+    if isinstance(value, list):
+        for place, one in enumerate(value):
+            yield from _broken_rules(schema.get("items", {}), one, f"{path}[{place}]")

@@ -18,6 +18,7 @@ from fastapi import FastAPI, Query, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
@@ -41,7 +42,7 @@ from feastrain.telemetry import event
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from numpy.typing import NDArray
     from pydantic import BaseModel
@@ -178,29 +179,28 @@ class Service:
             "quantiles": bundle.quantiles,
             "series": series,
         }
-        return as_json(answer)
+        return to_json(answer)
 
-    def _steps(self, forecast: Forecast, most: int) -> Any:
+    def _steps(self, forecast: Forecast, most: int) -> Iterator[list[dict[str, Any]]]:
         """Yield the answer's steps for each series that was forecast, in order."""
         bundle, name = self._forecaster.bundle, self._forecaster.recipe.period_name
-        horizon = bundle.columns.horizon
+        horizon, levels = bundle.columns.horizon, [str(level) for level in bundle.quantiles]
         periods = [name(end) for end in forecast.table["period"][:horizon].to_pylist()]
-        values = {
-            str(quantile): forecast.table[quantile_column(quantile)].to_pylist()
-            for quantile in bundle.quantiles
-        }
-        for first in range(0, len(forecast.table), horizon):
+        columns = [forecast.table[quantile_column(level)].to_numpy() for level in bundle.quantiles]
+        value_MQ = np.stack(columns, axis=1).tolist()
+        events = forecast.events
+        for first in range(0, len(value_MQ), horizon):
             steps: list[dict[str, Any]] = [
                 {
                     "step": step + 1,
                     "period": periods[step],
-                    "quantiles": {of: column[first + step] for of, column in values.items()},
+                    "quantiles": dict(zip(levels, value_MQ[first + step], strict=True)),
                 }
                 for step in range(most)
             ]
-            if forecast.events is not None:
-                for step in steps:
-                    step["event"] = forecast.events[first + step["step"] - 1]
+            if events is not None:
+                for place, step in enumerate(steps, first):
+                    step["event"] = events[place]
             yield steps
 
     def _ratios(self, keys: list[Key], forecast: Forecast) -> NDArray[np.float64]:

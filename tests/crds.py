@@ -24,8 +24,8 @@ def require_crds() -> None:
         pytest.skip("Kubeflow's CRDs are absent: set FEASTRAIN_CRDS to their folder")
 
 
-def faults(thing: dict[str, Any]) -> list[str]:
-    """Return what an API server would refuse of an object that is made."""
+def faults(thing: dict[str, Any], before: dict[str, Any] | None = None) -> list[str]:
+    """Return what an API server would refuse of an object that is made, or changed."""
     schema = _schemas().get((thing["apiVersion"], thing["kind"]))
     if schema is None:
         try:
@@ -38,14 +38,14 @@ def faults(thing: dict[str, Any]) -> list[str]:
         f"{'.'.join(map(str, error.path))}: {error.message}"
         for error in jsonschema.Draft202012Validator(strict).iter_errors(thing)
     ]
-    return found or list(_broken_rules(schema, thing, ""))
+    return found or list(_broken_rules(schema, thing, before, ""))
 
 
 @cache
 def _schemas() -> dict[tuple[str, str], dict[str, Any]]:
     found = {}
     for path in FOLDER.glob("*.yaml"):
-        for crd in yaml.safe_load_all(path.read_text()):
+        for crd in yaml.load_all(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             group, kind = crd["spec"]["group"], crd["spec"]["names"]["kind"]
             for version in crd["spec"]["versions"]:
                 schema = version["schema"]["openAPIV3Schema"]
@@ -82,19 +82,22 @@ def _strict(schema: dict[str, Any], *, root: bool = False) -> dict[str, Any]:  #
     return made
 
 
-def _broken_rules(schema: dict[str, Any], value: Any, path: str) -> Any:
-    """Yield the CEL rules that a value breaks; rules on a change do not concern a new object."""
+def _broken_rules(schema: dict[str, Any], value: Any, before: Any, path: str) -> Any:
+    """Yield the CEL rules that a value breaks; one on a change, where there was a value before."""
     for rule in schema.get("x-kubernetes-validations", ()):
-        if (
-            "oldSelf" not in rule["rule"]
-            and cel.evaluate(rule["rule"], {"self": value}) is not True
-        ):
+        known = {"self": value}
+        if "oldSelf" in rule["rule"]:
+            if before is None:
+                continue
+            known["oldSelf"] = before
+        if cel.evaluate(rule["rule"], known) is not True:
             yield f"{path}: {rule.get('message') or rule['rule']}"
     if isinstance(value, dict):
         properties, more = schema.get("properties", {}), schema.get("additionalProperties")
         for name, one in value.items():
             inner = properties.get(name, more if isinstance(more, dict) else {})
-            yield from _broken_rules(inner, one, f"{path}.{name}")
+            was = before.get(name) if isinstance(before, dict) else None
+            yield from _broken_rules(inner, one, was, f"{path}.{name}")
     if isinstance(value, list):
         for place, one in enumerate(value):
-            yield from _broken_rules(schema.get("items", {}), one, f"{path}[{place}]")
+            yield from _broken_rules(schema.get("items", {}), one, None, f"{path}[{place}]")

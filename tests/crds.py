@@ -26,19 +26,36 @@ def require_crds() -> None:
 
 def faults(thing: dict[str, Any], before: dict[str, Any] | None = None) -> list[str]:
     """Return what an API server would refuse of an object that is made, or changed."""
-    schema = _schemas().get((thing["apiVersion"], thing["kind"]))
-    if schema is None:
+    kind = thing["apiVersion"], thing["kind"]
+    if kind not in _schemas():
         try:
             kubernetes_validate.validate(thing, KUBERNETES, strict=True)
         except kubernetes_validate.ValidationError as error:
             return [f"{'.'.join(map(str, error.path))}: {error.message}"]
         return []
-    strict = _strict(schema, root=True)
     found = [
         f"{'.'.join(map(str, error.path))}: {error.message}"
-        for error in jsonschema.Draft202012Validator(strict).iter_errors(thing)
+        for error in _validator(kind).iter_errors(thing)
     ]
-    return found or list(_broken_rules(schema, thing, before, ""))
+    return found or list(_broken_rules(_schemas()[kind], thing, before, ""))
+
+
+def defaulted(thing: dict[str, Any]) -> dict[str, Any]:
+    """Return an object as an API server keeps it: what its CRD gives by default is filled in."""
+    filled: dict[str, Any] = _filled(
+        _schemas().get((thing["apiVersion"], thing["kind"]), {}), thing
+    )
+    return filled
+
+
+def _filled(schema: dict[str, Any], value: Any) -> Any:
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        given = {name: one["default"] for name, one in properties.items() if "default" in one}
+        return {name: _filled(inner, one) for name, inner, one in _parts(schema, given | value)}
+    if isinstance(value, list):
+        return [_filled(inner, one) for _, inner, one in _parts(schema, value)]
+    return value
 
 
 @cache
@@ -51,6 +68,11 @@ def _schemas() -> dict[tuple[str, str], dict[str, Any]]:
                 schema = version["schema"]["openAPIV3Schema"]
                 found[f"{group}/{version['name']}", kind] = schema
     return found
+
+
+@cache
+def _validator(kind: tuple[str, str]) -> Any:
+    return jsonschema.Draft202012Validator(_strict(_schemas()[kind], root=True))
 
 
 def _strict(schema: dict[str, Any], *, root: bool = False) -> dict[str, Any]:  # noqa: C901
@@ -85,19 +107,21 @@ def _strict(schema: dict[str, Any], *, root: bool = False) -> dict[str, Any]:  #
 def _broken_rules(schema: dict[str, Any], value: Any, before: Any, path: str) -> Any:
     """Yield the CEL rules that a value breaks; one on a change, where there was a value before."""
     for rule in schema.get("x-kubernetes-validations", ()):
-        known = {"self": value}
-        if "oldSelf" in rule["rule"]:
-            if before is None:
-                continue
-            known["oldSelf"] = before
-        if cel.evaluate(rule["rule"], known) is not True:
+        on_change = "oldSelf" in rule["rule"]
+        known = {"self": value} | ({"oldSelf": before} if on_change else {})
+        skipped = on_change and before is None
+        if not skipped and cel.evaluate(rule["rule"], known) is not True:
             yield f"{path}: {rule.get('message') or rule['rule']}"
+    for name, inner, one in _parts(schema, value):
+        was = before.get(name) if isinstance(before, dict) else None
+        yield from _broken_rules(inner, one, was, f"{path}.{name}")
+
+
+def _parts(schema: dict[str, Any], value: Any) -> Any:
+    """Yield the name, schema and value of each field or item."""
     if isinstance(value, dict):
         properties, more = schema.get("properties", {}), schema.get("additionalProperties")
-        for name, one in value.items():
-            inner = properties.get(name, more if isinstance(more, dict) else {})
-            was = before.get(name) if isinstance(before, dict) else None
-            yield from _broken_rules(inner, one, was, f"{path}.{name}")
+        rest = more if isinstance(more, dict) else {}
+        yield from ((name, properties.get(name, rest), one) for name, one in value.items())
     if isinstance(value, list):
-        for place, one in enumerate(value):
-            yield from _broken_rules(schema.get("items", {}), one, None, f"{path}[{place}]")
+        yield from ((place, schema.get("items", {}), one) for place, one in enumerate(value))

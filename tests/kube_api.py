@@ -1,4 +1,4 @@
-"""A small Kubernetes API server with Kubeflow Trainer's controller, as far as a submitter sees them.
+"""A small Kubernetes API server with Kubeflow Trainer's controller, as a submitter sees them.
 
 Over real HTTP it stores objects, checks them as the real one does (schemas and CEL rules of the
 CRDs, core schemas, the webhooks' rules), asks who may do what, and makes the pods of a job from its
@@ -12,7 +12,8 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,7 +25,7 @@ import yaml
 import crds
 
 TRAINER = "trainer.kubeflow.org/v1alpha1"
-TOKEN = "a-token"  # noqa: S105 - not a secret
+TOKEN = "a-token"
 KINDS = {
     "trainjobs": "TrainJob",
     "trainingruntimes": "TrainingRuntime",
@@ -51,9 +52,10 @@ class Refused(Exception):  # noqa: N818 - it is an answer
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, api: "KubeApi", port: int) -> None:
+        self.api = api
         self.connections: list[socket.socket] = []
-        super().__init__(*args)
+        super().__init__(("127.0.0.1", port), _Handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
@@ -120,7 +122,7 @@ class KubeApi:
         self._listen(self._port)
 
     def _listen(self, port: int) -> None:
-        server = _Server(("127.0.0.1", port), _handler(self))
+        server = _Server(self, port)
         self._server, self._port = server, server.server_port
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -133,7 +135,7 @@ class KubeApi:
             self.make(resource, one["metadata"].get("namespace", ""), one)
 
     def make(self, resource: str, namespace: str, given: dict[str, Any]) -> dict[str, Any]:
-        given = copy.deepcopy(given)
+        given = crds.defaulted(given)
         name = given["metadata"]["name"]
         if (resource, namespace, name) in self.objects:
             raise Refused(409, f'{resource} "{name}" already exists')
@@ -253,7 +255,9 @@ class KubeApi:
             "containerStatuses": [self._container({"terminated": over})],
         }
         if code:
-            self._job_failed(job, f"failed with exit code {code}", _exit_rule(self._spec(job), code))
+            self._job_failed(
+                job, f"failed with exit code {code}", _exit_rule(self._spec(job), code)
+            )
         elif all(one["status"]["phase"] == "Succeeded" for one in pods):
             self._condition(job, "Complete", "True", "jobset completed successfully")
 
@@ -284,6 +288,14 @@ class KubeApi:
             "firstTimestamp": self._now(),
         }
         self.make("events", "default", event)
+
+    def runs(self, pod: str) -> bool:
+        found = (
+            one
+            for (kind, _, name), one in list(self.objects.items())
+            if (kind, name) == ("pods", pod)
+        )
+        return any(one["status"]["phase"] == "Running" for one in found)
 
     def _job_failed(self, job: dict[str, Any], what: str, rule: int | None) -> None:
         """Do what the JobSet's failure policy says, as JobSet's controller does."""
@@ -419,116 +431,123 @@ def _selected(one: dict[str, Any], selector: str) -> bool:
     return True
 
 
-def _handler(api: KubeApi) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            self._answer("list", lambda *place: {"items": api.all(*place, self._query("labelSelector"))})
+    def do_GET(self) -> None:
+        place = self._place()
+        if place["part"] == "log":
+            self._answer("get", "pods/log", lambda: self._log(place))
+        elif place["name"]:
+            self._do("get", self.server.api.find)
+        else:
+            self._do("list", self._list)
 
-        def do_POST(self) -> None:
-            self._answer("create", lambda *place: api.make(*place, self._body()))
+    def do_POST(self) -> None:
+        body = self._body()
+        self._do("create", lambda *place: self.server.api.make(*place, body))
 
-        def do_PATCH(self) -> None:
-            self._answer("patch", lambda *place: api.change(*place, self._body()))
+    def do_PATCH(self) -> None:
+        body = self._body()
+        self._do("patch", lambda *place: self.server.api.change(*place, body))
 
-        def do_DELETE(self) -> None:
-            self._answer("delete", api.remove)
+    def do_DELETE(self) -> None:
+        self._do("delete", self.server.api.remove)
 
-        def _answer(self, verb: str, act: Any) -> None:
-            found = PATH.match(urlsplit(self.path).path)
-            assert found, self.path
-            resource, namespace, name = found["resource"], found["namespace"] or "", found["name"]
-            if found["part"] == "log":
-                resource, verb = "pods/log", "get"
-            if verb == "list" and name:
-                verb, act = "get", api.find
-            try:
-                with api.lock:
-                    self._admit(verb, resource)
-                    if resource == "pods/log":
-                        api.find("pods", namespace, name)
-                    else:
-                        place = (resource, namespace, name) if name else (resource, namespace)
-                        made = act(*place)
-                        kind = KINDS[resource] + ("List" if verb == "list" else "")
-                        version = TRAINER if found["group"] else "v1"
-                        body = {"kind": kind, "apiVersion": version, "metadata": {}} | made
-                        text = json.dumps(body).encode()
-                if resource == "pods/log":
-                    self._log(name)
-                else:
-                    self._send(200, text)
-            except Refused as refused:
-                told = {"kind": "Status", "code": refused.code, "message": refused.message}
-                self._send(refused.code, json.dumps(told).encode())
+    def _place(self) -> dict[str, str]:
+        found = PATH.match(urlsplit(self.path).path)
+        assert found, self.path
+        return {key: value or "" for key, value in found.groupdict().items()}
 
-        def _admit(self, verb: str, resource: str) -> None:
-            api.asked.append(f"{verb} {resource}")
-            if api.busy:
-                api.busy -= 1
-                raise Refused(503, "the server is currently unable to handle the request")
-            if self.headers["Authorization"] != f"Bearer {TOKEN}":
-                raise Refused(401, "Unauthorized")
-            if (verb, resource) in api.forbidden:
-                raise Refused(403, f'{resource} is forbidden: User "me" cannot {verb} {resource}')
+    def _list(self, resource: str, namespace: str) -> dict[str, Any]:
+        found = self.server.api.all(resource, namespace, self._query("labelSelector"))
+        return {"kind": f"{KINDS[resource]}List", "metadata": {}, "items": found}
 
-        def _log(self, pod: str) -> None:
-            """Send what a pod said; with `follow`, what it says until it ends, or is gone."""
-            stamped, limit = self._query("timestamps") in {"true", "True"}, self._query("tailLines")
-            lines = [line if stamped else line.partition(" ")[2] for line in api.said.get(pod, [])]
-            if self._query("follow") not in {"true", "True"}:
-                lines = lines[-int(limit) :] if limit else lines
-                self._send(200, "".join(f"{line}\n" for line in lines).encode(), "text/plain")
-                return
-            self.send_response(200)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            left = api.breaks.pop(0) if api.breaks else None
-            sent = 0
-            while True:
-                # Asked before its lines are: once it has ended, those are all.
-                over = not _runs(api, pod)
-                for line in api.said.get(pod, [])[sent:]:
-                    text = (line if stamped else line.partition(" ")[2]) + "\n"
-                    if left is not None and left == 0:
-                        self._break()
-                        return
-                    left = None if left is None else left - 1
-                    self.wfile.write(f"{len(text.encode()):x}\r\n{text}\r\n".encode())
-                    sent += 1
-                if over:
-                    self.wfile.write(b"0\r\n\r\n")
+    def _do(self, verb: str, act: Callable[..., dict[str, Any]]) -> None:
+        """Answer with what an act on a place of the store made."""
+        place = self._place()
+        where = [place["resource"], place["namespace"], place["name"]]
+
+        def answer() -> None:
+            made = act(*where[: 3 if place["name"] else 2])
+            group = TRAINER if place["group"] else "v1"
+            kind = KINDS[place["resource"]]
+            self._send(200, json.dumps({"kind": kind, "apiVersion": group} | made).encode())
+
+        self._answer(verb, place["resource"], answer)
+
+    def _answer(self, verb: str, resource: str, answer: Callable[[], None]) -> None:
+        try:
+            with self.server.api.lock:
+                self._admit(verb, resource)
+                if resource != "pods/log":
+                    answer()
+            if resource == "pods/log":
+                answer()
+        except Refused as refused:
+            told = {"kind": "Status", "code": refused.code, "message": refused.message}
+            self._send(refused.code, json.dumps(told).encode())
+
+    def _admit(self, verb: str, resource: str) -> None:
+        api = self.server.api
+        api.asked.append(f"{verb} {resource}")
+        if api.busy:
+            api.busy -= 1
+            raise Refused(503, "the server is currently unable to handle the request")
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            raise Refused(401, "Unauthorized")
+        if (verb, resource) in api.forbidden:
+            raise Refused(403, f'{resource} is forbidden: User "me" cannot {verb} {resource}')
+
+    def _log(self, place: dict[str, str]) -> None:
+        """Send what a pod said, or with `follow` what it says until it ends."""
+        api, pod = self.server.api, place["name"]
+        api.find("pods", place["namespace"], pod)
+        if self._query("follow").lower() == "true":
+            self._stream(pod)
+            return
+        lines = self._told(pod)
+        if limit := self._query("tailLines"):
+            lines = lines[-int(limit) :]
+        self._send(200, "".join(lines).encode(), "text/plain")
+
+    def _stream(self, pod: str) -> None:
+        api = self.server.api
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        limit, sent, over = api.breaks.pop(0) if api.breaks else None, 0, False
+        while not over:
+            # Asked before its lines are: once it has ended, those are all.
+            over = not api.runs(pod)
+            for line in self._told(pod)[sent:]:
+                if sent == limit:
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                    self.close_connection = True
                     return
-                threading.Event().wait(0.02)
+                self.wfile.write(f"{len(line.encode()):x}\r\n{line}\r\n".encode())
+                sent += 1
+            time.sleep(0.02)
+        self.wfile.write(b"0\r\n\r\n")
 
-        def _break(self) -> None:
-            self.wfile.flush()
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+    def _told(self, pod: str) -> list[str]:
+        stamped = self._query("timestamps").lower() == "true"
+        lines = self.server.api.said.get(pod, [])
+        return [f"{line if stamped else line.partition(' ')[2]}\n" for line in lines]
 
-        def _query(self, name: str) -> str:
-            return parse_qs(urlsplit(self.path).query).get(name, [""])[0]
+    def _query(self, name: str) -> str:
+        return parse_qs(urlsplit(self.path).query).get(name, [""])[0]
 
-        def _body(self) -> Any:
-            return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def _body(self) -> Any:
+        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
 
-        def _send(self, code: int, body: bytes, kind: str = "application/json") -> None:
-            self.send_response(code)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def _send(self, code: int, body: bytes, kind: str = "application/json") -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    return Handler
-
-
-def _runs(api: KubeApi, pod: str) -> bool:
-    return any(
-        name == pod and one["status"]["phase"] == "Running"
-        for (kind, _, name), one in list(api.objects.items())
-        if kind == "pods"
-    )
+    def log_message(self, *args: object) -> None:
+        pass

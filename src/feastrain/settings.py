@@ -32,6 +32,7 @@ class Queue(Section):
     gpu_hour: float = Field(default=0, ge=0)
     currency: str = "EUR"
 
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

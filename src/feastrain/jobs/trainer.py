@@ -110,7 +110,8 @@ class Jobs:
             ClusterAwayError: the API server does not answer.
         """
         job, *others = objects
-        name, spec = job["metadata"]["name"], job["spec"]["trainer"]
+        name: str = job["metadata"]["name"]
+        spec = job["spec"]["trainer"]
         if (there := self._find(name)) is not None:
             return self._go_on(there)
         runtime = job["spec"]["runtimeRef"]["name"]
@@ -145,7 +146,7 @@ class Jobs:
         """
         return _job(self._read(name), self._pods(name))
 
-    def list(self) -> list[Job]:
+    def all(self) -> list[Job]:
         """Return all jobs of feastrain, the newest first.
 
         Raises:
@@ -198,6 +199,7 @@ class Jobs:
             UsageError: there is no such job.
         """
         deadline = time.monotonic() + seconds
+        job: Job
         while (job := self._patiently(lambda: self.get(name))).state not in ENDED:
             if time.monotonic() > deadline:
                 message = f"the job {name} is {job.state} after {seconds:.0f} s; it goes on"
@@ -313,7 +315,7 @@ class Jobs:
         seen = ""
         while True:
             # Asked before its lines are: once it has ended, those are all.
-            job = self._patiently(lambda: self.get(name))
+            job: Job = self._patiently(lambda: self.get(name))
             pod = self._patiently(lambda: self._pod(name, node))
             for stamp, line in self._lines(pod.metadata.name) if pod else ():
                 if stamp > seen:

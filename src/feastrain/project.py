@@ -477,12 +477,17 @@ class Project(Inspection):
         from feastrain.errors import ProjectError
         from feastrain.models.bundle import load_bundle
 
-        name = self.recipe(recipe).name
-        pointer = self.artifacts / "bundles" / name
+        pointer = self.bundle_pointer(recipe)
         if not pointer.exists():
-            message = f"recipe {name!r} has no bundle yet; run `feastrain train {recipe}` first"
+            message = (
+                f"recipe {pointer.name!r} has no bundle yet; run `feastrain train {recipe}` first"
+            )
             raise ProjectError(message)
         return load_bundle(pointer.resolve())
+
+    def bundle_pointer(self, recipe: str | Path) -> Path:
+        """Return the link to the bundle that the recipe was last trained into."""
+        return self.artifacts / "bundles" / self.recipe(recipe).name
 
     def forecaster(self, bundle: Bundle) -> Forecaster:
         """Return what forecasts from the online store with a bundle."""
@@ -537,11 +542,20 @@ def _serve(
     from feastrain.serving.api import create_app, serve
     from feastrain.serving.evidence import newest_evidence
     from feastrain.serving.history import History
+    from feastrain.serving.swap import BundleWatch, Sources, deaf_to_hangup
 
+    deaf_to_hangup()
     project = Project(root, settings)
-    bundle = project.bundle(recipe)
-    history = History(project._snapshot_of(bundle).labels(), bundle.columns.entities)
-    forecaster = project.forecaster(bundle)
-    evidence = newest_evidence(project.artifacts, forecaster.recipe)
-    app = create_app(forecaster, history, settings, evidence=evidence)
+
+    def load() -> Sources:
+        bundle = project.bundle(recipe)
+        history = History(project._snapshot_of(bundle).labels(), bundle.columns.entities)
+        forecaster = project.forecaster(bundle)
+        return Sources(forecaster, history, newest_evidence(project.artifacts, forecaster.recipe))
+
+    served = load()
+    watch = BundleWatch(project.bundle_pointer(recipe), load, settings.bundle_seconds)
+    app = create_app(
+        served.forecaster, served.history, settings, evidence=served.evidence, watch=watch
+    )
     serve(app, settings, listener, started)

@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     serve_workers: int = Field(default=1, ge=1, le=256)
     """Processes that `serve` answers with, on one socket."""
 
+    bundle_seconds: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    """How often `serve` looks whether the recipe's pointer leads to another bundle."""
+
     serve_tokens: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = ()
     """Tokens that let a client in, separated by commas; without any, everybody is let in."""
 

@@ -14,6 +14,7 @@ is 0, and a column that was ever missing in training has an indicator beside it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 CLIP = 8.0
 FLOOR_QUANTILE = 0.01
+RUN = 16_384
+"""Rows that are scaled at a time: all columns of them fit a cache."""
+SCALING = ("mean", "deviation")
 LARGEST_UNIT = 1e30
 """Beyond it a forecast in single precision would overflow."""
 
@@ -86,15 +90,15 @@ class Encoder:
         return Encoded(
             row_NF=np.column_stack(
                 [
-                    self._scaled(self.log_unit, np.log(unit_N), unit_N)[:, :1],
-                    *(self._scaled(n, _numbers(rows, n.name), unit_N) for n in self.rows),
+                    _standardised(np.log(unit_N), self.log_unit),
+                    self._scaled(rows, self.rows, [n.name for n in self.rows], unit_N),
                 ]
             ),
             category_NC=self.codes(rows, self.row_categories),
             step_NHS=self._stepped(rows, unit_N),
             group_N=group_N,
-            known_GHK=_by_step(
-                [self._scaled(n, _numbers(known, n.name)) for n in self.known], groups, self.columns
+            known_GHK=self._scaled(known, self.known, [n.name for n in self.known]).reshape(
+                groups, self.columns.horizon, width(self.known)
             ),
             known_category_GHD=self.codes(known, self.known_categories).reshape(
                 groups, self.columns.horizon, len(self.known_categories)
@@ -162,8 +166,7 @@ class Encoder:
         """Return [N, C] positions in the vocabulary from 1; 0 is a value never trained on."""
         codes = np.zeros((len(table), len(names)), dtype=np.int64)
         for column, name in enumerate(names):
-            known = pa.array(self.vocabularies[name], type=pa.string())
-            found = pc.index_in(_texts(table, name), value_set=known)
+            found = pc.index_in(_texts(table, name), value_set=self._words[name])
             codes[:, column] = pc.fill_null(found, -1).to_numpy(zero_copy_only=False) + 1
         return codes
 
@@ -189,31 +192,48 @@ class Encoder:
             **numbers,
         )
 
+    @cached_property
+    def _words(self) -> dict[str, pa.Array]:
+        return {name: pa.array(words, pa.string()) for name, words in self.vocabularies.items()}
+
     def _scaled(
-        self, number: Number, values: NDArray[np.float64], unit: NDArray[np.float64] | None = None
+        self,
+        table: pa.Table,
+        numbers: tuple[Number, ...],
+        columns: list[str],
+        unit_N: NDArray[np.float64] | None = None,
     ) -> Floats:
-        """Return [N, 1] scaled values, or [N, 2] with the indicator of what is missing."""
-        missing = ~np.isfinite(values)
-        if number.in_units and unit is not None:
-            scaled = values / unit
-        else:
-            scaled = (values - number.mean) / number.deviation
-        scaled = np.where(missing, 0.0, np.clip(scaled, -CLIP, CLIP))
-        parts = [scaled, missing] if number.may_miss else [scaled]
-        return np.stack(parts, axis=-1).astype(np.float32)
+        """Return [N, X]: each column scaled as its number and, where it may miss, an indicator."""
+        scaled_NX = np.empty((len(table), width(numbers)), dtype=np.float32)
+        column_V = [_column(table, name) for name in columns]
+        mean_V, deviation_V = (np.array([getattr(n, of) for n in numbers]) for of in SCALING)
+        in_units_V = np.array([n.in_units and unit_N is not None for n in numbers], dtype=bool)
+        last, places = len(numbers), []
+        for place, number in enumerate(numbers):
+            places += [place, last + place] if number.may_miss else [place]
+        for start in range(0, len(table) if numbers else 0, RUN):
+            run = slice(start, start + RUN)
+            value_BV = np.column_stack([_floats(column[run]) for column in column_V])
+            missing_BV = ~np.isfinite(value_BV)
+            value_BV -= np.where(in_units_V, 0.0, mean_V)
+            if unit_N is None:
+                value_BV /= deviation_V
+            else:
+                unit_B1 = unit_N[run, None]
+                value_BV /= np.where(in_units_V, unit_B1, deviation_V)
+            value_BV.clip(-CLIP, CLIP, out=value_BV)
+            value_BV[missing_BV] = 0.0
+            both_BV = np.concatenate([value_BV, missing_BV], axis=1)
+            scaled_NX[run] = both_BV[:, places]
+        return scaled_NX
 
     def _stepped(self, rows: pa.Table, unit_N: NDArray[np.float64]) -> Floats:
         horizon = self.columns.horizon
-        stepped = [
-            [
-                self._scaled(number, _numbers(rows, f"{number.name}_{step}"), unit_N)
-                for step in range(1, horizon + 1)
-            ]
-            for number in self.stepped
+        columns = [
+            f"{number.name}_{step}" for step in range(1, horizon + 1) for number in self.stepped
         ]
-        if not stepped:
-            return np.zeros((len(rows), horizon, 0), dtype=np.float32)
-        return np.concatenate([np.stack(steps, axis=1) for steps in stepped], axis=2)
+        scaled_NX = self._scaled(rows, self.stepped * horizon, columns, unit_N)
+        return scaled_NX.reshape(len(rows), horizon, width(self.stepped))
 
 
 def fit(
@@ -308,12 +328,32 @@ def _raw_unit(rows: pa.Table, columns: FeatureColumns) -> NDArray[np.float64]:
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+    return _floats(_column(table, name))
+
+
+def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
     column = table[name]
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         message = f"feature {name!r} is text; list it in features.categorical of the recipe"
         raise RecipeError(message)
-    values: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return column
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    if column.type != pa.float64():
+        column = column.cast(pa.float64())
+    values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False)
     return values
+
+
+def _standardised(values: NDArray[np.float64], number: Number) -> Floats:
+    scaled = np.clip((values - number.mean) / number.deviation, -CLIP, CLIP)
+    return scaled.astype(np.float32)
+
+
+def width(numbers: tuple[Number, ...]) -> int:
+    """Return how many columns the numbers make: one each, and one more where it may be missing."""
+    return sum(1 + number.may_miss for number in numbers)
 
 
 def _texts(table: pa.Table, name: str) -> pa.ChunkedArray:
@@ -359,14 +399,22 @@ def known_heads(known: pa.Table, columns: FeatureColumns) -> pa.Table:
 
 def groups_among(wanted: pa.Table, heads: pa.Table) -> Whole:
     """Return for each row of `wanted` the place in `heads` of the same values, -1 for none."""
-    keys = heads.column_names
-    numbered = heads.append_column("group", pa.array(np.arange(len(heads))))
-    rows = wanted.append_column("row", pa.array(np.arange(len(wanted))))
-    found = rows.join(numbered, keys=keys).sort_by("row")["group"]
-    return np.array(found.fill_null(-1))
+    code_N, code_G = np.zeros(len(wanted), dtype=np.int64), np.zeros(len(heads), dtype=np.int64)
+    absent_N = np.zeros(len(wanted), dtype=bool)
+    for name in heads.column_names:  # one number for all keys: a join costs milliseconds
+        values = pc.unique(heads[name])
+        place_N, place_G = (_places(table[name], values) for table in (wanted, heads))
+        absent_N |= place_N < 0
+        code_N, code_G = code_N * len(values) + place_N, code_G * len(values) + place_G
+    order_G = np.argsort(code_G, kind="stable")
+    found_N = np.searchsorted(code_G, code_N, sorter=order_G).clip(max=max(len(heads) - 1, 0))
+    if not len(heads):
+        return np.full(len(wanted), -1)
+    group_N = order_G[found_N]
+    return np.where(absent_N | (code_G[group_N] != code_N), -1, group_N)
 
 
-def _by_step(parts: list[Floats], groups: int, columns: FeatureColumns) -> Floats:
-    if not parts:
-        return np.zeros((groups, columns.horizon, 0), dtype=np.float32)
-    return np.concatenate(parts, axis=1).reshape(groups, columns.horizon, -1)
+def _places(column: pa.ChunkedArray, values: pa.Array) -> Whole:
+    """Return [N]: the place of each value among others, -1 for none."""
+    found = pc.index_in(column, value_set=values, skip_nulls=True)
+    return np.asarray(pc.fill_null(found, -1), dtype=np.int64)

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from feastrain.models.encoder import width
+
 if TYPE_CHECKING:
     from feastrain.models.batches import Batch
-    from feastrain.models.encoder import Encoder, Number
+    from feastrain.models.encoder import Encoder
     from feastrain.recipe import MLPModel
 
 RUNS = 8
@@ -31,9 +33,9 @@ def architecture(model: MLPModel, encoder: Encoder) -> dict[str, Any]:
     """Return everything `MLP` is made from, as plain JSON values."""
     return {
         "kind": "mlp",
-        "row_numbers": 1 + _width(encoder.rows),
-        "step_numbers": _width(encoder.stepped),
-        "known_numbers": _width(encoder.known),
+        "row_numbers": 1 + width(encoder.rows),
+        "step_numbers": width(encoder.stepped),
+        "known_numbers": width(encoder.known),
         "row_vocabularies": [len(encoder.vocabularies[n]) + 1 for n in encoder.row_categories],
         "known_vocabularies": [len(encoder.vocabularies[n]) + 1 for n in encoder.known_categories],
         "horizon": encoder.columns.horizon,
@@ -140,11 +142,6 @@ def increasing(raw_BHQ: Tensor, middle: int) -> Tensor:
     above = functional.softplus(raw_BHQ[..., middle + 1 :]).cumsum(-1)
     below = functional.softplus(raw_BHQ[..., :middle]).flip(-1).cumsum(-1).flip(-1)
     return torch.cat([median_BH1 - below, median_BH1, median_BH1 + above], dim=-1)
-
-
-def _width(numbers: tuple[Number, ...]) -> int:
-    """Return how many inputs the numbers make: one each, and one more where it may be missing."""
-    return sum(1 + number.may_miss for number in numbers)
 
 
 def _embeddings(vocabularies: list[int], size: int) -> nn.ModuleList:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,7 @@ from fastapi import FastAPI, Query, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
@@ -33,12 +36,13 @@ from feastrain.serving.middleware import CapBodies, GuardAnswers, MeasureRequest
 from feastrain.serving.planner import Planner, add_planner
 from feastrain.serving.routes import as_json, asking, instant, json_response
 from feastrain.serving.server import serve
+from feastrain.serving.swap import Sources, Standing
 from feastrain.serving.workers import Workers
 from feastrain.telemetry import event
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from numpy.typing import NDArray
     from pydantic import BaseModel
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from feastrain.serving.evidence import Evidence
     from feastrain.serving.forecaster import Forecast, Forecaster
     from feastrain.serving.history import History, Key
+    from feastrain.serving.swap import BundleWatch
     from feastrain.settings import Settings
 
 __all__ = ["address_of", "create_app", "listen", "serve"]
@@ -65,8 +70,9 @@ class Service:
         workers: Workers,
         settings: Settings,
         evidence: Evidence | None,
+        metrics: Metrics,
     ) -> None:
-        self.metrics = Metrics(settings.metrics_folder)
+        self.metrics = metrics
         self._forecaster = forecaster
         self._fresh = Freshness(settings.max_feature_age_seconds)
         self._past = PastForecasts(evidence, forecaster.recipe)
@@ -173,29 +179,28 @@ class Service:
             "quantiles": bundle.quantiles,
             "series": series,
         }
-        return as_json(answer)
+        return to_json(answer)
 
-    def _steps(self, forecast: Forecast, most: int) -> Any:
+    def _steps(self, forecast: Forecast, most: int) -> Iterator[list[dict[str, Any]]]:
         """Yield the answer's steps for each series that was forecast, in order."""
         bundle, name = self._forecaster.bundle, self._forecaster.recipe.period_name
-        horizon = bundle.columns.horizon
+        horizon, levels = bundle.columns.horizon, [str(level) for level in bundle.quantiles]
         periods = [name(end) for end in forecast.table["period"][:horizon].to_pylist()]
-        values = {
-            str(quantile): forecast.table[quantile_column(quantile)].to_pylist()
-            for quantile in bundle.quantiles
-        }
-        for first in range(0, len(forecast.table), horizon):
+        columns = [forecast.table[quantile_column(level)].to_numpy() for level in bundle.quantiles]
+        value_MQ = np.stack(columns, axis=1).tolist()
+        events = forecast.events
+        for first in range(0, len(value_MQ), horizon):
             steps: list[dict[str, Any]] = [
                 {
                     "step": step + 1,
                     "period": periods[step],
-                    "quantiles": {of: column[first + step] for of, column in values.items()},
+                    "quantiles": dict(zip(levels, value_MQ[first + step], strict=True)),
                 }
                 for step in range(most)
             ]
-            if forecast.events is not None:
-                for step in steps:
-                    step["event"] = forecast.events[first + step["step"] - 1]
+            if events is not None:
+                for place, step in enumerate(steps, first):
+                    step["event"] = events[place]
             yield steps
 
     def _ratios(self, keys: list[Key], forecast: Forecast) -> NDArray[np.float64]:
@@ -225,12 +230,35 @@ class Service:
         }
 
 
+class Answers:
+    """What answers from one bundle: the API's part and the page's."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        settings: Settings,
+        metrics: Metrics,
+        workers: Workers | None = None,
+    ) -> None:
+        forecaster, history, evidence = sources.forecaster, sources.history, sources.evidence
+        workers = workers or Workers()
+        self.service = Service(forecaster, history, workers, settings, evidence, metrics)
+        self.planner = Planner(forecaster, history, evidence)
+
+    def close(self) -> None:
+        """Finish the work begun."""
+        self.service.close()
+        self.planner.close()
+
+
 def create_app(
     forecaster: Forecaster,
     history: History,
     settings: Settings,
     workers: Workers | None = None,
     evidence: Evidence | None = None,
+    *,
+    watch: BundleWatch | None = None,
 ) -> FastAPI:
     """Make the app.
 
@@ -240,21 +268,16 @@ def create_app(
         settings: the limits on requests.
         workers: the threads that forecast; by default two, with 32 requests waiting at most.
         evidence: what the recipe's last backtest found, for the page.
+        watch: puts another bundle in the place of this one; without it, this one stays.
     """
-    service = Service(forecaster, history, workers or Workers(), settings, evidence)
-    planner = Planner(forecaster, history, evidence)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        service.close()
-        planner.close()
-
+    metrics, sources = Metrics(settings.metrics_folder), Sources(forecaster, history, evidence)
+    standing = Standing(Answers(sources, settings, metrics, workers), sources)
+    make = partial(Answers, settings=settings, metrics=metrics)
     # The interactive documentation of FastAPI loads its scripts from elsewhere; ours must not.
     app = FastAPI(
         title="feastrain",
         version=__version__,
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, standing, watch, make, metrics),
         docs_url=None,
         redoc_url=None,
         responses={status: {"model": schemas.Failure} for status in EVERYWHERE},
@@ -263,30 +286,56 @@ def create_app(
     request = schemas.request_model(history.types, horizon, settings.max_series)
     key_type = schemas.key_model(history.types, strict=False)
     key: Any = Annotated[key_type, Query()]
-    add = app.add_api_route
+    add, of = app.add_api_route, partial(standing.endpoint, attrgetter("service"))
     add(
         "/v1/forecasts",
-        asking(service.forecasts, request),
+        asking(of(Service.forecasts), request),
         methods=["POST"],
         **_answers(schemas.ForecastAnswer, 422, 503),
     )
-    add("/v1/history", asking(service.history, key), **_answers(schemas.HistoryAnswer, 404, 422))
-    add("/v1/series", service.series, **_answers(schemas.SeriesList))
-    add("/healthz/live", service.live, response_model=None)
-    add("/healthz/ready", service.ready, **_answers(schemas.Readiness, 503))
-    add("/metrics", service.prometheus, response_model=None, response_class=PlainTextResponse)
-    add_planner(app, planner, history)
-    add("/", service.page, include_in_schema=False, response_model=None)
+    asked = asking(of(Service.history), key)
+    add("/v1/history", asked, **_answers(schemas.HistoryAnswer, 404, 422))
+    add("/v1/series", of(Service.series), **_answers(schemas.SeriesList))
+    add("/healthz/live", of(Service.live), response_model=None)
+    add("/healthz/ready", of(Service.ready), **_answers(schemas.Readiness, 503))
+    metered = of(Service.prometheus)
+    add("/metrics", metered, response_model=None, response_class=PlainTextResponse)
+    add_planner(app, partial(standing.endpoint, attrgetter("planner")), history.types)
+    add("/", of(Service.page), include_in_schema=False, response_model=None)
     app.mount("/static", StaticFiles(directory=PAGE))
     add_failures(app)
+    _guard(app, settings, metrics)
+    return app
+
+
+def _guard(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """Add what happens around every request; the last one added is the outermost."""
     app.add_middleware(GZipMiddleware, minimum_size=8192)
     app.state.drain = Drain()
     app.add_middleware(GuardAccess, tokens=tokens_of(settings), settings=settings)
     app.add_middleware(CapBodies, most=settings.max_body_bytes, seconds=settings.body_seconds)
     app.add_middleware(AnnounceDrain, drain=app.state.drain)
     app.add_middleware(GuardAnswers)
-    app.add_middleware(MeasureRequests, seconds=service.metrics.request_seconds)
-    return app
+    app.add_middleware(MeasureRequests, seconds=metrics.request_seconds)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(
+    standing: Standing[Answers],
+    watch: BundleWatch | None,
+    make: Callable[[Sources], Answers],
+    metrics: Metrics,
+    _: FastAPI,
+) -> AsyncIterator[None]:
+    """Follow the recipe's pointer while the app serves, and finish what was begun."""
+    watching = None
+    if watch is not None:
+        watching = asyncio.create_task(watch.run(standing, make, metrics))
+    yield
+    if watching is not None:
+        watching.cancel()
+        await asyncio.wait([watching])
+    standing.answering.close()
 
 
 def _answers(model: type[BaseModel], *failures: int) -> dict[str, Any]:

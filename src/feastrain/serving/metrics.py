@@ -86,6 +86,14 @@ class Metrics:
             registry=self.registry,
             buckets=_RATIOS,
         )
+        self._swaps = Counter(
+            "feastrain_bundle_swaps",
+            "Bundles that the recipe's pointer led to newly, by what became of them",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in ("swapped", "refused"):
+            self._swaps.labels(outcome)
         self._as_of = Gauge(
             "feastrain_features_as_of_timestamp_seconds",
             "Cut-off of the features last read; their age is time() minus this",
@@ -116,6 +124,10 @@ class Metrics:
         finite = ratio_N[np.isfinite(ratio_N)]
         for ratio in finite[:: -(-len(finite) // SAMPLED_SERIES) or 1].tolist():
             self._ratio.observe(ratio)
+
+    def bundle_swap(self, outcome: str) -> None:
+        """Count a bundle that took over (`swapped`), or that was kept out (`refused`)."""
+        self._swaps.labels(outcome).inc()
 
     def features_as_of(self, as_of: datetime) -> None:
         """Say up to when the features are."""

@@ -27,9 +27,10 @@ from feastrain.serving.what_if import (
 from feastrain.serving.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    import pyarrow as pa
     from fastapi import FastAPI
     from numpy.typing import NDArray
 
@@ -234,10 +235,18 @@ class Planner:
         ]
 
 
-def add_planner(app: FastAPI, planner: Planner, history: History) -> None:
-    """Add the routes of the page to `app`."""
-    loose: Any = Annotated[schemas.key_model(history.types, strict=False), Query()]
-    strict: Any = schemas.key_model(history.types, strict=True)
+def add_planner(
+    app: FastAPI, of: Callable[[Callable[..., Any]], Any], types: Mapping[str, pa.DataType]
+) -> None:
+    """Add the routes of the page to `app`.
+
+    Args:
+        app: answers the others already.
+        of: makes a route of a planner's method.
+        types: of the entities.
+    """
+    loose: Any = Annotated[schemas.key_model(types, strict=False), Query()]
+    strict: Any = schemas.key_model(types, strict=True)
     fields: dict[str, Any] = {
         "series": (strict, ...),
         "changes": (list[ChangeAsked], Field(min_length=1, max_length=MOST_CHANGES)),
@@ -249,11 +258,16 @@ def add_planner(app: FastAPI, planner: Planner, history: History) -> None:
     }
 
     add = app.add_api_route
-    add("/v1/panel", planner.panel, response_model=None, response_class=BinaryAnswer)
-    add("/v1/scores", planner.scores, response_model=None)
-    add("/v1/outlook", planner.outlook, response_model=None, responses={503: failed[503]})
-    add("/v1/outlook/series", asking(planner.series, loose), response_model=None, responses=failed)
-    add("/v1/drivers", planner.drivers, response_model=None, responses={503: failed[503]})
-    add("/v1/what-if", asking(planner.ahead, loose), response_model=None, responses=failed)
-    changed = asking(planner.what_if, request)
+    add("/v1/panel", of(Planner.panel), response_model=None, response_class=BinaryAnswer)
+    add("/v1/scores", of(Planner.scores), response_model=None)
+    add("/v1/outlook", of(Planner.outlook), response_model=None, responses={503: failed[503]})
+    add(
+        "/v1/outlook/series",
+        asking(of(Planner.series), loose),
+        response_model=None,
+        responses=failed,
+    )
+    add("/v1/drivers", of(Planner.drivers), response_model=None, responses={503: failed[503]})
+    add("/v1/what-if", asking(of(Planner.ahead), loose), response_model=None, responses=failed)
+    changed = asking(of(Planner.what_if), request)
     add("/v1/what-if", changed, methods=["POST"], response_model=None, responses=failed)

@@ -97,13 +97,18 @@ class _Supervisor:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """Have SIGTERM and SIGINT stop the workers."""
+        """Have SIGTERM and SIGINT stop the workers, and SIGHUP tell them of another bundle."""
 
         def stop(*_: object) -> None:
             self._stopping = True
 
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, stop) for number in numbers}
+        def look(*_: object) -> None:
+            for worker in self._workers:
+                if worker.serves and worker.process.is_alive():
+                    os.kill(worker.process.pid, signal.SIGHUP)
+
+        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: look}
+        before = {number: signal.signal(number, handlers[number]) for number in handlers}
         try:
             yield
         finally:

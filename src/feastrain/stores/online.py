@@ -68,7 +68,8 @@ class OnlineFeatures:
         self._row_features = list(row_features)
         self._known_features = list(known_features)
         self._first_period = first_period
-        self._refresh_at = 0.0
+        self._cutoff: tuple[datetime, float] | None = None
+        """The last one told, and until when it is believed."""
         self._types = _feature_types(store, [*row_features, *known_features])
         self._readers = _readers(store, self._row_features, self._known_features)
         self._telling = self._features_keyed_by_series()
@@ -82,11 +83,15 @@ class OnlineFeatures:
         Raises:
             ProjectError: a view was never materialised.
         """
-        if time.monotonic() >= self._refresh_at:
+        told = self._cutoff
+        if told is None or time.monotonic() >= told[1]:
+            # Feast makes a view anew from its registry each time: milliseconds that a read has not.
             self._store.refresh_registry()
-            self._refresh_at = time.monotonic() + REFRESH_SECONDS
-        views = _views_of(self._row_features)
-        return last_cutoff(self._store, views, self._first_period, self._recipe.frequency)
+            views = _views_of(self._row_features)
+            frequency = self._recipe.frequency
+            cutoff = last_cutoff(self._store, views, self._first_period, frequency)
+            told = self._cutoff = cutoff, time.monotonic() + REFRESH_SECONDS
+        return told[0]
 
     def read(self, series: pa.Table) -> OnlineRows:
         """Read the features of `series` (entity columns) and of the periods ahead of them."""

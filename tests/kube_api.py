@@ -244,20 +244,21 @@ class KubeApi:
         with self.lock:
             self.said.setdefault(pod, []).extend(f"{self._now()} {line}" for line in lines)
 
-    def end(self, name: str, code: int, node: int = 0, namespace: str = "default") -> None:
-        """Have a node's container leave with an exit code, and the controllers see it."""
-        job = self.objects["trainjobs", namespace, name]
-        pods = self._pods(namespace, name)
-        pod = pods[node]
+    def leave(self, name: str, code: int, node: int = 0, namespace: str = "default") -> None:
+        """Have a node's container leave with an exit code; no controller has seen it yet."""
         over = {"exitCode": code, "finishedAt": self._now(), "reason": "Error"}
-        pod["status"] = {
+        self._pods(namespace, name)[node]["status"] = {
             "phase": "Failed" if code else "Succeeded",
             "containerStatuses": [self._container({"terminated": over})],
         }
+
+    def end(self, name: str, code: int, node: int = 0, namespace: str = "default") -> None:
+        """Have a node's container leave with an exit code, and the controllers see it."""
+        self.leave(name, code, node, namespace)
+        job, pods = self.objects["trainjobs", namespace, name], self._pods(namespace, name)
         if code:
-            self._job_failed(
-                job, f"failed with exit code {code}", _exit_rule(self._spec(job), code)
-            )
+            rule = _exit_rule(self._spec(job), code)
+            self._job_failed(job, f"failed with exit code {code}", rule)
         elif all(one["status"]["phase"] == "Succeeded" for one in pods):
             self._condition(job, "Complete", "True", "jobset completed successfully")
 

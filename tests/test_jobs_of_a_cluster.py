@@ -139,7 +139,9 @@ def test_a_failure_ends_the_wait_with_the_ranks_last_line(
     """At once, as the error of the node that failed first, not of one that it took along."""
     api.say(NAME, "the loss of rows 3 to 5 is not finite", node=1)
     ended = _in_background(lambda: running.wait(NAME, 60))
-    api.end(NAME, 3, node=1)
+    with api.lock:
+        api.leave(NAME, 69, node=0)
+        api.end(NAME, 3, node=1)
     told = ended()
     expected = "node 1 left with exit code 3: the loss of rows 3 to 5 is not finite"
     assert (DataError, f"the job {NAME} failed: {expected}") == (type(told), str(told))
@@ -165,7 +167,7 @@ def test_asking_a_node_to_leave_costs_no_restart(running: trainer.Jobs, api: Kub
     assert "Created" == running.get(NAME).state
 
 
-@pytest.mark.parametrize("code", [69, 137])
+@pytest.mark.parametrize("code", [69, 70, 137])
 def test_lost_nodes_are_replaced_ten_times(code: int, running: trainer.Jobs, api: KubeApi) -> None:
     """A rank that lost another, or was killed, costs one of the restarts; then the job fails."""
     for _ in range(MOST_RESTARTS):

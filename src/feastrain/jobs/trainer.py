@@ -23,7 +23,14 @@ from kubernetes.config import ConfigException
 from kubernetes.watch import Watch
 from urllib3.exceptions import HTTPError
 
-from feastrain.errors import BY_CODE, FeastrainError, InterruptedRun, LostRankError, UsageError
+from feastrain.errors import (
+    BY_CODE,
+    FeastrainError,
+    InterruptedRun,
+    LostRankError,
+    SilentRankError,
+    UsageError,
+)
 from feastrain.jobs.cluster import QUEUE
 from feastrain.jobs.runtimes import API, LABELS, NODE
 from feastrain.telemetry import say
@@ -46,6 +53,8 @@ AWAY_SECONDS = 120.0
 """How long those who wait for a job put up with an API server that does not answer."""
 POLL_SECONDS = 2.0
 LAST_LINES = 20
+FOLLOWING = frozenset(error.exit_code for error in (LostRankError, SilentRankError, InterruptedRun))
+"""What a node leaves with because of another."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -482,13 +491,12 @@ def _ends(pods: list[Any]) -> Iterator[tuple[bool, Any, int, str, str]]:
 
     For each: whether it only followed another, when it ended, its code, node and name.
     """
-    followers = {LostRankError.exit_code, InterruptedRun.exit_code}
     for pod in pods:
         for container in pod.status.container_statuses or []:
             end = container.state.terminated
             if container.name == NODE and end is not None and end.exit_code:
                 node, code = _labels(pod).get(INDEX_OF, "?"), end.exit_code
-                yield code in followers, end.finished_at, code, node, pod.metadata.name
+                yield code in FOLLOWING, end.finished_at, code, node, pod.metadata.name
 
 
 def _labels(pod: Any) -> dict[str, str]:

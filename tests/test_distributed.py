@@ -73,7 +73,7 @@ def test_rank_that_does_not_join_is_named() -> None:
     first, _, third, _ = _meetings(4)
     with pytest.raises(FeastrainError, match=r"ranks 1, 3 of 4 did not join within 1 s") as missed:
         _at_once([lambda m=m: m.share("topic", "here") for m in (first, third)])
-    assert 1 == missed.value.exit_code
+    assert 70 == missed.value.exit_code
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_rank_that_stops_answering_ends_the_run(snapshot: Snapshot, tmp_path: Pa
         stopped = ranks_of(process.pid)[1]
         os.kill(stopped, signal.SIGSTOP)
         _, told = process.communicate(timeout=120)
-    assert 1 == process.returncode, told
+    assert 70 == process.returncode, told
     assert told.splitlines()[-1].startswith("rank 1 did not answer for 8 s"), told
     assert not Path(f"/proc/{stopped}").exists()
 

@@ -173,6 +173,9 @@ class Cluster(BaseSettings):
     namespace: str = Field(default="default", pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
     """Namespace that jobs are made in."""
 
+    context: str | None = None
+    """Context of the kubeconfig that says where the cluster is; by default its current one."""
+
     image: str = "ghcr.io/feastrain/train-cpu:latest"
     """Image with feastrain, for nodes without a GPU."""
 

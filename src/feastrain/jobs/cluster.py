@@ -39,12 +39,15 @@ class Size:
     gpus: int = 0
 
     def resources(self) -> dict[str, dict[str, str]]:
-        """Return requests, and limits on what a pod must not outgrow: all but cores."""
+        """Return requests, and as much as limits.
+
+        Ranks take as many threads as the limit on cores allows: without one, all of the machine,
+        so that weights would differ in their last bits from one machine to the next.
+        """
         asked = {"cpu": str(self.cpu or self.processes), "memory": self.memory}
-        limits = {"memory": self.memory}
         if self.gpus:
-            limits["nvidia.com/gpu"] = asked["nvidia.com/gpu"] = str(self.gpus)
-        return {"requests": asked, "limits": limits}
+            asked["nvidia.com/gpu"] = str(self.gpus)
+        return {"requests": asked, "limits": dict(asked)}
 
 
 def job_name(recipe: str, run: str) -> str:

@@ -32,6 +32,10 @@ ENCODED = {"mlp": 3, "tft": 8, "trees": 2.5, "baseline": 3}
 """Copies of the encoded rows while they are made, the one that stays among them."""
 FRAGMENTED = {"mlp": 2.35, "tft": 1.55}
 """Resident bytes for each live byte of a step: what glibc's heap loses to tensors of many sizes."""
+RECOMPUTED = {"mlp": 5.5, "tft": 1.55}
+"""The same where activations are computed again, in smaller tensors of more sizes."""
+REFITTED = 1.36
+"""Encoded bytes where they are made a second time, for each that is made once."""
 WEIGHTS = 10
 """Copies of the weights: their own, AdamW's two moments, the best so far, and those of two
 checkpoints that are being written, each with the moments."""
@@ -126,6 +130,7 @@ def _need(rows: TrainingRows, recipe: Recipe) -> Need:
     encoder = _widest_encoder(rows)
     fitted = _fitted(rows, recipe)
     encoded = ENCODED[model.kind] * FLOAT * _words(model, encoder) * fitted
+    encoded *= REFITTED if recipe.training.refit else 1
     table = round(TABLES * rows.row_bytes * rows.every + encoded)
     if isinstance(model, TreesModel | BaselineModel):
         trees = LIGHTGBM if isinstance(model, TreesModel) else 0
@@ -138,7 +143,8 @@ def _need(rows: TrainingRows, recipe: Recipe) -> Need:
     )
     live = max(step.train_bytes + _recurrent(model, batch, rows), step.score_bytes)
     copies = WEIGHTS + (BUCKETS if training.processes > 1 else 0)
-    resident = round(FRAGMENTED[model.kind] * live) + copies * FLOAT * step.parameters
+    lost = RECOMPUTED if training.recompute else FRAGMENTED
+    resident = round(lost[model.kind] * live) + copies * FLOAT * step.parameters
     return Need(LIBRARIES + NETWORK, table, resident, step)
 
 

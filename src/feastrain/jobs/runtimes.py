@@ -3,8 +3,9 @@
 A ClusterTrainingRuntime is made once for a cluster, by those who run it; jobs name it. What a run
 survives is decided here:
 
-* A node that was asked to leave (75), or lost another (69), or is evicted, ends all nodes, and all
-  start again from the last checkpoint. Evictions and requests to stop cost no restart.
+* A node that was asked to leave (75), or lost another (69) or is cut off from it (70), or is
+  evicted, ends all nodes, and all start again from the last checkpoint. Evictions and requests to
+  stop cost no restart.
 * An error that would come again (1 to 4 of `feastrain.errors`) ends the run at once.
 
 Torchrun's own restarts are off: they would keep the pods of a node that is gone.

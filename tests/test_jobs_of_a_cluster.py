@@ -1,5 +1,6 @@
 """Jobs sent, watched and stopped by Kubeflow's real client, over HTTP, with a small API server."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes.config import kube_config
+from typer.testing import CliRunner
 
 import crds
+from feastrain import Project
+from feastrain.cli import app
 from feastrain.errors import DataError, FeastrainError, UsageError
 from feastrain.jobs import trainer
 from feastrain.jobs.cluster import Size, render
@@ -421,3 +426,42 @@ def _in_background(act: Any) -> Any:
         return outcome[0]
 
     return wait
+
+
+def test_the_verbs_do_what_they_say(
+    running: trainer.Jobs, api: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """List, log, stop and resume on the command line; one that fails ends `wait` with its code."""
+    monkeypatch.setenv("COLUMNS", "160")
+    asked = CliRunner()
+    assert NAME in asked.invoke(app, ["jobs", "list"]).stdout
+    (told,) = json.loads(asked.invoke(app, ["jobs", "list", "--json"]).stdout)
+    assert (NAME, "Running", 2) == (told["name"], told["state"], told["nodes"])
+    api.say(NAME, "epoch 1")
+    assert "epoch 1\n" == asked.invoke(app, ["jobs", "logs", NAME]).stdout
+    asked.invoke(app, ["jobs", "stop", NAME], catch_exceptions=False)
+    assert "Suspended" == running.get(NAME).state
+    asked.invoke(app, ["jobs", "resume", NAME], catch_exceptions=False)
+    api.run(NAME)
+    api.end(NAME, 3)
+    assert isinstance(asked.invoke(app, ["jobs", "wait", NAME]).exception, DataError)
+    asked.invoke(app, ["jobs", "delete", NAME], catch_exceptions=False)
+    assert [] == running.all()
+
+
+def test_a_recipe_is_trained_on_a_cluster_from_the_command_line(
+    demand: Project, jobs: trainer.Jobs, api: KubeApi
+) -> None:
+    """What a dry run prints is what is sent, and a second call finds the job there."""
+    asked, cluster = CliRunner(), ["--on", "kubernetes", "--nodes", "2"]
+    command = ["train", "smoke", "--project", str(demand.root), *cluster]
+    shown = asked.invoke(app, [*command, "--dry-run"], catch_exceptions=False).stdout
+    job, budget = yaml.safe_load_all(shown[shown.index("---") :])
+    assert [] == jobs.all()
+    told = asked.invoke(app, [*command, "--json"], catch_exceptions=False).stdout
+    assert {"job": job["metadata"]["name"]} == json.loads(told)
+    for one, resource in ((job, "trainjobs"), (budget, "poddisruptionbudgets")):
+        sent = api.find(resource, "default", job["metadata"]["name"])
+        assert crds.defaulted(one)["spec"] == sent["spec"]
+    asked.invoke(app, command, catch_exceptions=False)
+    assert 1 == len(jobs.all())

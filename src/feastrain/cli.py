@@ -6,6 +6,7 @@ Heavy imports stay inside the verbs, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from datetime import UTC, datetime, time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from feastrain import jobs_verbs
 from feastrain.errors import ExpectationError, FeastrainError, UsageError
 from feastrain.inspection import Engine  # noqa: TC001 - read by typer
 from feastrain.project import Project
@@ -30,6 +32,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(jobs_verbs.app, name="jobs")
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="A recipe's name (mlp) or file.", metavar="RECIPE")
@@ -260,44 +264,64 @@ def audit(  # noqa: PLR0913 - each argument is an option of the command line
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0913 - a flag each
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
     *,
+    on: Annotated[
+        Literal["here", "kubernetes"], typer.Option(help="Here, or as a job of a cluster.")
+    ] = "here",
     fresh: Annotated[bool, typer.Option(help="Start over, without a checkpoint.")] = False,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of a job.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--nproc-per-node", min=1, help="Processes on each node.")
+    ] = 1,
+    cpu: Annotated[
+        int | None, typer.Option(min=1, help="Cores of each node; by default one a process.")
+    ] = None,
+    memory: Annotated[str, typer.Option(help="Memory of each node.")] = "4Gi",
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node.")] = 0,
+    dry_run: Annotated[bool, typer.Option(help="Print the job's objects, and send none.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print the job's lines until it ends.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the model; the same command resumes a run that was interrupted."""
-    bundle = Project(project).train(recipe, fresh=fresh)
-    _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
+    """Train the model; the same command resumes a run that was interrupted.
+
+    With --on kubernetes, options from --nodes on say what each node of the job asks for; see also
+    `feastrain jobs`.
+    """
+    if on == "here":
+        bundle = Project(project).train(recipe, fresh=fresh)
+        _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
+        return
+    from feastrain.jobs.cluster import Size, as_yaml
+
+    if fresh:
+        message = "--fresh is for runs here; a job goes on from its last checkpoint"
+        raise UsageError(message)
+    objects = Project(project).render(recipe, Size(nodes, processes, cpu, memory, gpus))
+    if dry_run:
+        typer.echo(as_yaml(objects), nl=False)
+        return
+    jobs = jobs_verbs.cluster_jobs()
+    name = jobs.submit(objects)
+    if follow:
+        for line in jobs.logs(name, follow=True):
+            typer.echo(line)
+        jobs.wait(name, math.inf)
+    _show({"job": name}, as_json=as_json)
 
 
 @app.command()
-def render(  # noqa: PLR0913 - a flag each
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name or file.")] = None,
-    project: ProjectOption = Path(),
-    *,
-    nodes: Annotated[int, typer.Option(min=1, help="How many nodes.")] = 1,
-    processes: Annotated[
-        int, typer.Option("--nproc-per-node", min=1, help="Training processes on each.")
-    ] = 1,
-    cpu: Annotated[int | None, typer.Option(min=1, help="Cores of each; one a process.")] = None,
-    memory: Annotated[str, typer.Option(help="Memory of each.")] = "4Gi",
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each.")] = 0,
-) -> None:
-    """Print what trains a recipe on Kubernetes, for `kubectl apply -f -`.
-
-    Without a recipe: the training runtimes that its jobs name, to be applied once for a cluster.
-    """
-    from feastrain.jobs.cluster import Size, as_yaml
+def render() -> None:
+    """Print the training runtimes of a cluster, which its jobs name: | kubectl apply -f -."""
+    from feastrain.jobs.cluster import as_yaml
     from feastrain.jobs.runtimes import runtimes
     from feastrain.settings import load_cluster
 
-    if recipe is None:
-        objects = runtimes(load_cluster())
-    else:
-        objects = Project(project).render(recipe, Size(nodes, processes, cpu, memory, gpus))
-    typer.echo(as_yaml(objects), nl=False)
+    typer.echo(as_yaml(runtimes(load_cluster())), nl=False)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from feastrain.evaluation.backtest import Backtest
     from feastrain.evaluation.explain import Shares
     from feastrain.jobs.sizing import Size
+    from feastrain.jobs.trainer import Job
     from feastrain.training.tuning import Tuned
 
 SHOWN = 240
@@ -93,6 +95,20 @@ def show_trials(tuned: Tuned) -> None:
     console = _console()
     console.print(table)
     console.print(f"best recipe: {tuned.recipe}", markup=False)
+
+
+def show_jobs(jobs: list[Job]) -> None:
+    """Print jobs of a cluster: state, how far each is, and what the controller says of it."""
+    table = Table(title=f"{len(jobs)} jobs", title_style="bold")
+    for heading in ("job", "recipe", "state", "nodes", "done", "left", "why"):
+        table.add_column(heading)
+    for job in jobs:
+        done = "" if job.percent is None else f"{job.percent}%"
+        left = (
+            "" if job.remaining_seconds is None else str(timedelta(seconds=job.remaining_seconds))
+        )
+        _add_row(table, job.name, job.recipe, job.state, str(job.nodes), done, left, job.why)
+    _console().print(table)
 
 
 def show_verdicts(verdicts: list[dict[str, Any]]) -> None:

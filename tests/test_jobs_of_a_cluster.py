@@ -30,6 +30,7 @@ pytest.importorskip("kubeflow.trainer", reason="the extra `jobs` is not installe
 
 RUN = "3f6b0c9d2a417e58"
 ARGUMENTS = ["--recipe", f"/feastrain/artifacts/runs/{RUN}/recipe.yaml"]
+ARGUMENTS += ["--snapshot", "/feastrain/snapshots/0123456789abcdef"]
 NAME = "tiny-3f6b0c9d2a41"
 POLL = 0.02
 
@@ -91,6 +92,24 @@ def test_what_is_shown_is_what_is_sent(
         assert crds.defaulted(shown)["spec"] == sent["spec"]
     jobs.delete(NAME)
     assert [] == [key for key in api.objects if key[0] != "clustertrainingruntimes"]
+
+
+def test_pods_are_told_which_snapshot_to_fetch(
+    api: KubeApi, tmp_path: Path, jobs: trainer.Jobs
+) -> None:
+    """The job patches the runtime's container that fetches, which Kubeflow allows."""
+    place = Cluster(fetch=True, fetch_from="s3://shop/snapshots/")
+    recipe = load_recipe(tiny_recipe(tmp_path))
+    api.objects.clear()
+    api.apply(*runtimes(place))
+    shown = render(recipe, RUN, ARGUMENTS, Size(), place)
+    jobs.submit(shown)
+    sent = api.find("trainjobs", "default", NAME)
+    assert shown[0]["spec"]["runtimePatches"] == sent["spec"]["runtimePatches"]
+    (pod,) = api.all("pods", "default")
+    (fetching,) = pod["spec"]["initContainers"]
+    told = {"name": "SNAPSHOT", "value": "s3://shop/snapshots/0123456789abcdef"}
+    assert told in fetching["env"]
 
 
 def test_kubeflows_client_finds_the_job(running: trainer.Jobs, api: KubeApi) -> None:

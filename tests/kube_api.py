@@ -366,6 +366,7 @@ class KubeApi:
                 "PET_MASTER_ADDR": f"{name}-node-0-0.{name}",
                 "PET_MASTER_PORT": "29500",
             }
+            _patch(spec, job["spec"].get("runtimePatches", []))
             container["env"] += [{"name": key, "value": value} for key, value in said.items()]
             pod = {
                 "apiVersion": "v1",
@@ -418,6 +419,13 @@ def _patched(patches: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for job in template.get("spec", {}).get("replicatedJobs", []):
             spec = job["template"]["spec"]["template"]["spec"]
             yield from [*spec.get("containers", []), *spec.get("initContainers", [])]
+
+
+def _patch(spec: dict[str, Any], patches: list[dict[str, Any]]) -> None:
+    """Give the containers of a pod the variables that patches have for them."""
+    containers = {one["name"]: one for one in spec["containers"] + spec.get("initContainers", [])}
+    for one in _patched(patches):
+        containers[one["name"]].setdefault("env", []).extend(one.get("env", []))
 
 
 def _selected(one: dict[str, Any], selector: str) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.distributed import HashStore, PrefixStore
 
 from feastrain.dataset.snapshot import Snapshot
-from feastrain.errors import DataError, FeastrainError, LostRankError
+from feastrain.errors import DataError, FeastrainError, LostRankError, SilentRankError
 from feastrain.jobs.train import train
 from feastrain.models.batches import Rows
 from feastrain.models.encoder import fit
@@ -79,14 +79,14 @@ def test_rank_that_does_not_join_is_named() -> None:
 @pytest.mark.parametrize(
     ("failure", "kind", "told"),
     [
-        ("/gloo/: Timed out waiting 1000ms", FeastrainError, "rank 1 did not answer for 1 s"),
+        ("/gloo/: Timed out waiting 1000ms", SilentRankError, "rank 1 did not answer for 1 s"),
         ("/gloo/: Connection closed by peer", LostRankError, "rank 1 is gone"),
     ],
 )
 def test_failed_collective_names_who_is_missing(
     failure: str, kind: type[FeastrainError], told: str
 ) -> None:
-    """Survivors of a silent rank leave for good; those of a dead one, to be started again."""
+    """Survivors of a silent rank and of a dead one leave with codes of their own."""
     meetings = _meetings(3)
     calls = [lambda m=m: m.explain(RuntimeError(failure)) for m in (meetings[0], meetings[2])]
     for error in _at_once(calls):

@@ -1,6 +1,7 @@
 """Jobs sent, watched and stopped by Kubeflow's real client, over HTTP, with a small API server."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +27,9 @@ from gangs import until
 from kube_api import KubeApi, Refused
 from tiny_snapshot import tiny_recipe
 
-pytest.importorskip("kubeflow.trainer", reason="the extra `jobs` is not installed")
-
 RUN = "3f6b0c9d2a417e58"
 ARGUMENTS = ["--recipe", f"/feastrain/artifacts/runs/{RUN}/recipe.yaml"]
+ARGUMENTS += ["--snapshot", "/feastrain/snapshots/0123456789abcdef"]
 NAME = "tiny-3f6b0c9d2a41"
 POLL = 0.02
 
@@ -91,6 +91,24 @@ def test_what_is_shown_is_what_is_sent(
         assert crds.defaulted(shown)["spec"] == sent["spec"]
     jobs.delete(NAME)
     assert [] == [key for key in api.objects if key[0] != "clustertrainingruntimes"]
+
+
+def test_pods_are_told_which_snapshot_to_fetch(
+    api: KubeApi, tmp_path: Path, jobs: trainer.Jobs
+) -> None:
+    """The job patches the runtime's container that fetches, which Kubeflow allows."""
+    place = Cluster(fetch=True, fetch_from="s3://shop/snapshots/")
+    recipe = load_recipe(tiny_recipe(tmp_path))
+    api.objects.clear()
+    api.apply(*runtimes(place))
+    shown = render(recipe, RUN, ARGUMENTS, Size(), place)
+    jobs.submit(shown)
+    sent = api.find("trainjobs", "default", NAME)
+    assert shown[0]["spec"]["runtimePatches"] == sent["spec"]["runtimePatches"]
+    (pod,) = api.all("pods", "default")
+    (fetching,) = pod["spec"]["initContainers"]
+    told = {"name": "SNAPSHOT", "value": "s3://shop/snapshots/0123456789abcdef"}
+    assert told in fetching["env"]
 
 
 def test_kubeflows_client_finds_the_job(running: trainer.Jobs, api: KubeApi) -> None:
@@ -314,6 +332,26 @@ def test_what_the_schemas_refuse_is_said(
     with pytest.raises(UsageError, match="the cluster refuses it: ") as told:
         jobs.submit(objects)
     assert expected in str(told.value)
+
+
+def test_the_role_of_the_docs_is_what_is_asked(running: trainer.Jobs, api: KubeApi) -> None:
+    """Every right of it is needed, and no other; its YAML is what Kubernetes takes."""
+    text = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    role, claim = yaml.safe_load_all(block)
+    assert [] == crds.faults(role) + crds.faults(claim)
+    running.all()
+    for ask in ("events", "logs", "stop", "resume", "delete"):
+        list(getattr(running, ask)(NAME) or ())
+    granted = {
+        f"{verb} {resource}"
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    # May be forbidden: the client only looks there for a version that it warns of.
+    asked = set(api.asked) - {"get configmaps", "get clustertrainingruntimes"}
+    assert granted == asked
 
 
 def test_a_missing_runtime_is_said_with_its_remedy(

@@ -140,6 +140,7 @@ class Jobs:
                     Labels(job["metadata"]["labels"]),
                     Annotations(job["metadata"]["annotations"]),
                     TrainerCommand(spec["command"]),
+                    _patches(job["spec"].get("runtimePatches", [])),
                 ],
             )
         for other in others:
@@ -426,6 +427,16 @@ class Jobs:
 
 class NoSuchJobError(UsageError):
     """The namespace has no job of this name."""
+
+
+def _patches(patches: list[dict[str, Any]]) -> Callable[..., None]:
+    """Return the option that gives a job its patches of the runtime, as they are."""
+
+    def give(job: dict[str, Any], *_: object) -> None:
+        if patches:
+            job.setdefault("spec", {})["runtimePatches"] = patches
+
+    return give
 
 
 def _limit_waits(api: Any) -> None:

@@ -83,6 +83,7 @@ def test_what_is_shown_is_what_is_sent(
     jobs: trainer.Jobs, api: KubeApi, objects: list[dict[str, Any]]
 ) -> None:
     """The server gets the rendered objects, and the budget goes when its job does."""
+    crds.require_crds()
     assert NAME == jobs.submit(objects)
     for shown, resource in zip(objects, ("trainjobs", "poddisruptionbudgets"), strict=True):
         sent = api.find(resource, "default", NAME)
@@ -491,6 +492,7 @@ def test_a_recipe_is_trained_on_a_cluster_from_the_command_line(
     demand: Project, jobs: trainer.Jobs, api: KubeApi
 ) -> None:
     """What a dry run prints is what is sent, and a second call finds the job there."""
+    crds.require_crds()
     asked, cluster = CliRunner(), ["--on", "kubernetes", "--nodes", "2"]
     command = ["train", "smoke", "--project", str(demand.root), *cluster]
     shown = asked.invoke(app, [*command, "--dry-run"], catch_exceptions=False).stdout

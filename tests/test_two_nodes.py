@@ -6,7 +6,8 @@ Kubeflow's controller sets, and signals those of the kubelet.
 
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from feastrain.jobs.cluster import Size, job_name, render
 from feastrain.jobs.train import Run, train
 from feastrain.recipe import load_recipe
 from feastrain.settings import Cluster
-from gangs import same_weights, until
+from gangs import until
 from tiny_snapshot import tiny_recipe, tiny_snapshot
 from two_nodes import TwoNodes, ends, kill, require_namespaces
 
@@ -58,51 +59,46 @@ def nodes(run: Run) -> Iterator[TwoNodes]:
         yield made
 
 
-def test_two_nodes_make_the_bundle_of_this_machine(
+@contextmanager
+def _drained(_: TwoNodes, started: list[Node]) -> Iterator[None]:
+    """The kubelet asks a node to leave: SIGTERM to the first process of its container alone."""
+    started[1].send_signal(signal.SIGTERM)
+    yield
+
+
+@contextmanager
+def _lost(_: TwoNodes, started: list[Node]) -> Iterator[None]:
+    kill(started[1])
+    yield
+
+
+@contextmanager
+def _cut(nodes: TwoNodes, _: list[Node]) -> Iterator[None]:
+    with nodes.cut():
+        yield
+
+
+def test_a_run_outlives_its_nodes_and_their_network(
     nodes: TwoNodes, command: list[str], run: Run, here: Path
 ) -> None:
-    """Every file of it, bit for bit."""
+    """A drained node, a lost one, a cut link; then the bundle of this machine, bit for bit.
+
+    Each time both nodes leave with what the runtime starts again.
+    """
+    strikes = {_drained: {LOST, ASKED}, _lost: {LOST, -signal.SIGKILL}, _cut: {SILENT}}
+    for strike, codes in strikes.items():
+        before = saved(run)
+        with nodes.running(command) as started:
+            until(lambda known=before: saved(run) - known, f"a checkpoint before {strike}")
+            with strike(nodes, started):
+                assert codes >= set(ends(started))
+        assert not run.bundle.exists()
     with nodes.running(command) as started:
         assert [0, 0] == ends(started)
     files = {path.name: path.read_bytes() for path in here.iterdir()}
     assert files == {path.name: path.read_bytes() for path in run.bundle.iterdir()}
 
 
-def _asked(node: Node) -> None:
-    """The kubelet drains a node: SIGTERM to the first process of its container, no other."""
-    node.send_signal(signal.SIGTERM)
-
-
-@pytest.mark.parametrize(
-    ("strike", "codes"), [(_asked, {LOST, ASKED}), (kill, {LOST, -signal.SIGKILL})]
-)
-def test_a_node_that_goes_ends_both_and_the_run_goes_on(
-    strike: Callable[[Node], None],
-    codes: set[int],
-    nodes: TwoNodes,
-    command: list[str],
-    run: Run,
-    here: Path,
-) -> None:
-    """Both leave with what the runtime starts again, and end in the same weights."""
-    with nodes.running(command) as started:
-        until(lambda: any(run.folder.glob("*.safetensors")), "a checkpoint")
-        strike(started[1])
-        assert codes >= set(ends(started))
-    assert not run.bundle.exists()
-    with nodes.running(command) as started:
-        assert [0, 0] == ends(started)
-    assert same_weights(here, run.bundle)
-
-
-def test_a_cut_link_ends_both_nodes_and_the_run_goes_on(
-    nodes: TwoNodes, command: list[str], run: Run, here: Path
-) -> None:
-    """Neither waits longer than the limit for the other, and the weights are the same."""
-    with nodes.running(command) as started:
-        until(lambda: any(run.folder.glob("*.safetensors")), "a checkpoint")
-        with nodes.cut():
-            assert [SILENT, SILENT] == ends(started)
-    with nodes.running(command) as started:
-        assert [0, 0] == ends(started)
-    assert same_weights(here, run.bundle)
+def saved(run: Run) -> set[str]:
+    """Return the names of the checkpoints of a run."""
+    return {path.name for path in run.folder.glob("*.safetensors")}

@@ -83,7 +83,8 @@ class TwoNodes:
     def _start(self, node: int, command: list[str]) -> subprocess.Popen[bytes]:
         """Start a command as the leader of a session, by which all that it starts is found."""
         inside = ["ip", "netns", "exec", self._names[node], "unshare", "--uts", "sh", "-c"]
-        named = 'hostname "$1"; shift; exec taskset -c 0 "$@"'
+        core = node % (os.cpu_count() or 1)
+        named = f'hostname "$1"; shift; exec taskset -c {core} "$@"'
         given = {
             "PET_NNODES": str(NODES),
             "PET_NPROC_PER_NODE": "auto",

@@ -407,3 +407,37 @@ def sentinel_of(redis: Redis, config: Path) -> subprocess.Popen[bytes]:
         except client.RedisError:
             time.sleep(0.1)
     return process
+
+
+def test_a_commit_that_no_standby_confirmed_is_no_success(
+    tmp_path: Path, server: dict[str, Any]
+) -> None:
+    """Where somebody cancels the wait for a standby, PostgreSQL tells the client all went well."""
+    import psycopg
+
+    store = impatient(tmp_path, server)
+    address = {"host": server["host"], "user": server["user"], "dbname": "postgres"}
+    over = threading.Event()
+    with psycopg.connect(**address, autocommit=True) as beside:
+
+        def cancel() -> None:
+            waits = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event='SyncRep'"
+            while not over.wait(0.1):
+                beside.execute(waits)
+
+        beside.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        beside.execute("SELECT pg_reload_conf()")
+        time.sleep(0.2)
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
+        try:
+            with pytest.raises(FeastrainError, match=r"no standby confirmed the commit in time$"):
+                push(store, 1)
+        finally:
+            over.set()
+            canceller.join()
+            beside.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            beside.execute("SELECT pg_reload_conf()")
+    push(store, 2)
+    store.teardown()
+    online_store_of(store).close()

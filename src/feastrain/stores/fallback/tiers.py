@@ -102,7 +102,7 @@ class Tiers:
         """
         written = self.ledger.write(table, layout, keys, packed, chunk)
         told = self._primary is None or self._tell(table, written.generation, keys, written.rows)
-        renewed = self.ledger.settle(table, written.token, told=told)
+        renewed = self.ledger.settle(table, written.token, told=told, chunk=chunk)
         with self._lock:
             if renewed is not None:
                 self._renewals += 1

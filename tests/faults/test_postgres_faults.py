@@ -1,0 +1,127 @@
+"""A primary that dies, freezes or is cut off: what it acknowledged is there, once, afterwards."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING
+
+import pytest
+from clients import Client
+from nodes import require, until
+from patroni_cluster import PatroniCluster
+from shop_on_postgres import Shop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from outcomes import Outcome
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
+FAULTS = {
+    "killed": "kill -9 of the primary's node",
+    "frozen": "the primary's node frozen",
+    "cut off": "the primary's node cut off from all",
+    "cut from peers": "the primary cut off from its peers, not from its clients",
+}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PatroniCluster]:
+    """Three members, synchronous."""
+    require("etcd", "patroni", "iptables")
+    with PatroniCluster(tmp_path_factory.mktemp("patroni") / "cluster").up() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shop(cluster: PatroniCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A store in the cluster."""
+    made = Shop(tmp_path_factory.mktemp("shop") / "repo", cluster.keys, None)
+    with cluster.connect(cluster.primary() or 0) as connection:
+        made.fill(connection)
+    yield made
+    made.close()
+
+
+def clients_of(shop: Shop) -> list[Client]:
+    """Start one client of each kind."""
+    clients = [
+        Client("online write", shop.writer()),
+        Client("online read", shop.reader()),
+        Client("offline read", shop.trainer()),
+        Client("materialise", shop.materialiser()),
+        Client("registry write", shop.registrar()),
+    ]
+    for client in clients:
+        client.start()
+    until(lambda: all(len(client.went_well) > 2 for client in clients), "all clients work", 60)
+    return clients
+
+
+def inflicted(cluster: PatroniCluster, fault: str, node: int) -> AbstractContextManager[None]:
+    """Do something to a node for the length of a block."""
+    if fault == "killed":
+        cluster.kill(node)
+        return nullcontext()
+    does = {
+        "frozen": cluster.nodes.frozen,
+        "cut off": cluster.nodes.cut_off,
+        "cut from peers": cluster.nodes.cut_from_peers,
+    }
+    return does[fault](node)
+
+
+@pytest.mark.parametrize("stalled", [False, True], ids=["", "stalled"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_primary_fails(
+    cluster: PatroniCluster,
+    shop: Shop,
+    outcome_of: Callable[[str, str], Outcome],
+    times: int,
+    fault: str,
+    *,
+    stalled: bool,
+) -> None:
+    """Every client works again; nothing that was acknowledged is lost, stale or there twice."""
+    told = FAULTS[fault] + (", and a standby stalled" if stalled else "")
+    outcome = outcome_of("postgres", told)
+    for _ in range(times):
+        once(cluster, shop, fault, outcome, stalled=stalled)
+    assert outcome.times == outcome.survived
+    assert {"lost": 0, "written twice": 0, "stale reads": 0} == outcome.wrong
+
+
+def once(
+    cluster: PatroniCluster, shop: Shop, fault: str, outcome: Outcome, *, stalled: bool
+) -> None:
+    """Inject one fault under load, and look at what became of everything."""
+    clients = clients_of(shop)
+    shop.stale.clear()
+    primary = cluster.primary()
+    assert primary is not None
+    with ExitStack() as until_healed:
+        if stalled:
+            until_healed.enter_context(cluster.stalled(cluster.standbys()[1]))
+            time.sleep(0.5)
+        began = time.monotonic()
+        with inflicted(cluster, fault, primary):
+            until(lambda: cluster.primary() not in {None, primary}, "another primary", 90)
+            again = time.monotonic()
+            until(lambda: all(c.well_since(again) for c in clients), "all clients work again", 90)
+    if fault == "killed":
+        cluster.start(primary)
+    time.sleep(2)  # the old primary is back, and knows no better for a moment
+    for client in clients:
+        client.stop()
+    cluster.settle()
+    with cluster.connect(cluster.primary() or 0) as connection:
+        lost, twice = shop.lost(connection)
+    broke = {client.name: client.broke[:1] for client in clients if client.broke}
+    outcome.add(
+        {"lost": lost, "written twice": twice, "stale reads": len(shop.stale)},
+        {client.name: client.outage(began) for client in clients},
+        survived=not broke,
+    )
+    assert not broke

@@ -1,0 +1,196 @@
+"""A training run whose disk fills, whose memory ends, whose clock jumps: one line, then the rest.
+
+A link that is cut and a node that is lost are in `tests/test_two_nodes.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from nodes import require
+
+from gangs import launcher, same_weights, started, until
+from tiny_snapshot import tiny_recipe, tiny_snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from outcomes import Outcome
+
+pytestmark = [pytest.mark.faults, pytest.mark.distributed]
+EPOCHS = 60
+MEMORY = Path("/sys/fs/cgroup/memory")
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return trained(folder, folder / "artifacts")
+
+
+def trained(folder: Path, artifacts: Path, **environment: str) -> Path:
+    """Train to the end, and return the bundle."""
+    with started(command(folder, artifacts), **environment) as process:
+        _, told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    (bundle,) = {path.resolve() for path in (artifacts / "bundles").iterdir()}
+    return bundle
+
+
+def command(folder: Path, artifacts: Path) -> list[str]:
+    """Return the command of a run in two ranks."""
+    snapshot = tiny_snapshot(folder)
+    recipe = tiny_recipe(folder, EPOCHS)
+    return launcher(recipe, snapshot.path, artifacts)
+
+
+@contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[None]:
+    """Mount a disk of a size for the length of the block."""
+    folder.mkdir()
+    size = f"size={kilobytes}k"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_fills(
+    undisturbed: Path, tmp_path: Path, outcome_of: Callable[[str, str], Outcome]
+) -> None:
+    """The run ends in one line that says where; with room, the same command ends in its bundle."""
+    require("mount")
+    outcome = outcome_of("training", "the disk fills")
+    artifacts = tmp_path / "artifacts"
+    with small_disk(artifacts, 4096):
+        filler = artifacts / "filler"
+        with started(command(tmp_path, artifacts)) as process:
+            until(lambda: any(artifacts.rglob("epoch-*.safetensors")), "a checkpoint")
+            began = time.monotonic()
+            filler.write_bytes(bytes(shutil.disk_usage(artifacts).free))
+            _, told = process.communicate(timeout=120)
+        ended = time.monotonic() - began
+        assert process.returncode == 1, told
+        lines = [line for line in told.splitlines() if "make room" in line]
+        assert len(lines) == 1, told
+        assert "No space left on device" in lines[0]
+        filler.unlink()
+        same = same_weights(undisturbed, trained(tmp_path, artifacts))
+    outcome.add({"other weights": int(not same)}, {"until it ended": ended}, survived=same)
+    assert same
+
+
+def test_a_memory_limit_is_reached(
+    undisturbed: Path, tmp_path: Path, outcome_of: Callable[[str, str], Outcome]
+) -> None:
+    """The kernel kills; the run ends in a line, not in silence, and goes on where there is more."""
+    (own,) = [
+        line.split(":")[2]
+        for line in Path("/proc/self/cgroup").read_text().splitlines()
+        if ":memory:" in line
+    ] or [""]
+    if os.geteuid() or not own or not MEMORY.is_dir():
+        pytest.skip("needs root and the memory controller of cgroups, version 1")
+    outcome = outcome_of("training", "the memory limit is reached")
+    group = MEMORY / own.strip("/") / f"feastrain-{os.getpid()}"
+    group.mkdir()
+    try:
+        artifacts = tmp_path / "artifacts"
+        inside = ["sh", "-c", 'echo $$ > "$0"; exec "$@"', str(group / "cgroup.procs")]
+        with started([*inside, *command(tmp_path, artifacts)]) as process:
+            until(lambda: any(artifacts.rglob("epoch-*.safetensors")), "a checkpoint")
+            began = time.monotonic()
+            used = int((group / "memory.usage_in_bytes").read_text())
+            least = max(used // 3, 64 << 20)
+            squeeze(group, least)
+            _, told = process.communicate(timeout=200)
+        ended = time.monotonic() - began
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+        group.rmdir()
+    assert process.returncode != 0
+    assert "memory" in told or "killed" in told.lower() or "signal" in told, told
+    same = same_weights(undisturbed, trained(tmp_path, artifacts))
+    outcome.add({"other weights": int(not same)}, {"until it ended": ended}, survived=same)
+    assert same
+
+
+def squeeze(group: Path, least: int) -> None:
+    """Lower the limit until the kernel kills for it."""
+    (group / "memory.swappiness").write_text("0")
+    for _ in range(200):
+        used = int((group / "memory.usage_in_bytes").read_text())
+        try:
+            (group / "memory.limit_in_bytes").write_text(str(max(least, int(used * 0.8))))
+        except OSError:  # what is in use cannot be taken back: whoever asks for more is killed
+            time.sleep(0.05)
+        if "oom_kill 0" not in (group / "memory.oom_control").read_text():
+            return
+        if not (group / "cgroup.procs").read_text():
+            return
+
+
+def test_a_clock_that_jumps(
+    undisturbed: Path, tmp_path: Path, outcome_of: Callable[[str, str], Outcome]
+) -> None:
+    """A day ahead, and an hour back: the bundle is the same, bit for bit."""
+    if not FAKETIME.is_file():
+        pytest.skip("needs libfaketime: apt-get install libfaketime")
+    outcome = outcome_of("training", "the clock jumps a day ahead, then back")
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    artifacts = tmp_path / "artifacts"
+    environment = {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    with started(command(tmp_path, artifacts), **environment) as process:
+        for at, offset in (("epoch-0002", "+1d"), ("epoch-0010", "-1h")):
+            until(lambda at=at: after(artifacts, at) or process.poll() is not None, at)
+            clock.write_text(offset)
+        _, told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    (bundle,) = {path.resolve() for path in (artifacts / "bundles").iterdir()}
+    same = same_weights(undisturbed, bundle)
+    outcome.add({"other weights": int(not same)}, {}, survived=same)
+    assert same
+
+
+def after(artifacts: Path, name: str) -> bool:
+    """Tell whether a checkpoint of that epoch or a later one is there."""
+    return any(path.name >= name for path in artifacts.rglob("epoch-*.safetensors"))
+
+
+def test_a_rank_that_is_killed_again_and_again(
+    undisturbed: Path,
+    tmp_path: Path,
+    outcome_of: Callable[[str, str], Outcome],
+    times: int,
+) -> None:
+    """The whole run is killed at a moment of its own each time; the bundle is the same."""
+    outcome = outcome_of("training", "kill -9 of the whole run, then the same command")
+    artifacts = tmp_path / "artifacts"
+    for strike in range(times):
+        with started(command(tmp_path, artifacts)) as process:
+            until(lambda: any(artifacts.rglob("epoch-*.safetensors")), "a checkpoint")
+            time.sleep(0.2 + 0.3 * (strike % 3))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        time.sleep(1)
+    same = same_weights(undisturbed, trained(tmp_path, artifacts))
+    for _ in range(times):
+        outcome.add({"other weights": int(not same)}, {}, survived=same)
+    assert same

@@ -181,6 +181,7 @@ class PatroniCluster:
                     "retry_timeout": 3,
                     "primary_start_timeout": 0,  # promote a standby at once instead
                     "synchronous_mode": True,
+                    "synchronous_mode_strict": True,  # without a standby nothing is committed
                     "maximum_lag_on_failover": 1 << 30,
                     "postgresql": {"use_pg_rewind": True, "parameters": _parameters()},
                 },

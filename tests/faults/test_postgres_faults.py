@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,8 +45,9 @@ def shop(cluster: PatroniCluster, tmp_path_factory: pytest.TempPathFactory) -> I
     made.close()
 
 
-def clients_of(shop: Shop) -> list[Client]:
-    """Start one client of each kind."""
+@contextmanager
+def working(shop: Shop) -> Iterator[list[Client]]:
+    """Have one client of each kind work for the length of the block."""
     clients = [
         Client("online write", shop.writer()),
         Client("online read", shop.reader()),
@@ -56,8 +57,13 @@ def clients_of(shop: Shop) -> list[Client]:
     ]
     for client in clients:
         client.start()
-    until(lambda: all(len(client.went_well) > 2 for client in clients), "all clients work", 60)
-    return clients
+    try:
+        for client in clients:
+            until(lambda c=client: len(c.went_well) > 2, f"{client.name} works", 60)
+        yield clients
+    finally:
+        for client in clients:
+            client.stop()
 
 
 def inflicted(cluster: PatroniCluster, fault: str, node: int) -> AbstractContextManager[None]:
@@ -97,24 +103,24 @@ def once(
     cluster: PatroniCluster, shop: Shop, fault: str, outcome: Outcome, *, stalled: bool
 ) -> None:
     """Inject one fault under load, and look at what became of everything."""
-    clients = clients_of(shop)
+    cluster.settle()
     shop.stale.clear()
     primary = cluster.primary()
     assert primary is not None
-    with ExitStack() as until_healed:
-        if stalled:
-            until_healed.enter_context(cluster.stalled(cluster.standbys()[1]))
-            time.sleep(0.5)
-        began = time.monotonic()
-        with inflicted(cluster, fault, primary):
-            until(lambda: cluster.primary() not in {None, primary}, "another primary", 90)
-            again = time.monotonic()
-            until(lambda: all(c.well_since(again) for c in clients), "all clients work again", 90)
-    if fault == "killed":
-        cluster.start(primary)
-    time.sleep(2)  # the old primary is back, and knows no better for a moment
-    for client in clients:
-        client.stop()
+    with working(shop) as clients:
+        with ExitStack() as until_healed:
+            if stalled:
+                until_healed.enter_context(cluster.stalled(cluster.standbys()[1]))
+                time.sleep(0.5)
+            began = time.monotonic()
+            with inflicted(cluster, fault, primary):
+                until(lambda: cluster.primary() not in {None, primary}, "another primary", 60)
+                again = time.monotonic()
+                for client in clients:
+                    until(lambda c=client: c.well_since(again), f"{client.name} works again", 60)
+        if fault == "killed":
+            cluster.start(primary)
+        time.sleep(2)  # the old primary is back, and knows no better for a moment
     cluster.settle()
     with cluster.connect(cluster.primary() or 0) as connection:
         lost, twice = shop.lost(connection)
@@ -125,3 +131,25 @@ def once(
         survived=not broke,
     )
     assert not broke
+
+
+def test_a_hundred_ended_backends_leak_no_connection(
+    cluster: PatroniCluster, shop: Shop, outcome_of: Callable[[str, str], Outcome]
+) -> None:
+    """Each call after it is answered by a connection made anew; none is left behind."""
+    outcome = outcome_of("postgres", "a backend ended, 100 times in a row")
+    cluster.settle()
+    shop.stale.clear()
+    calls = [shop.reader(), shop.trainer(), shop.registrar()]
+    ours = "FROM pg_stat_activity WHERE application_name LIKE 'feastrain%'"
+    with cluster.connect(cluster.primary() or 0) as connection:
+        for call in calls:
+            call()
+        (before,) = connection.execute(f"SELECT count(*) {ours}").fetchone() or (0,)
+        for number in range(100):
+            connection.execute(f"SELECT pg_terminate_backend(pid) {ours}")
+            calls[number % 3]()
+        (after,) = connection.execute(f"SELECT count(*) {ours}").fetchone() or (0,)
+    for _ in range(100):
+        outcome.add({}, {}, survived=after <= before)
+    assert after <= before

@@ -35,8 +35,14 @@ def opened(make: Callable[[], FeatureStore]) -> FeatureStore:
     Raises:
         FeastrainError: the registry does not answer.
     """
+
+    def work() -> FeatureStore:
+        store = make()
+        _ = store.registry  # it connects when it is first asked for
+        return store
+
     try:
-        store = again(make, _passes, Budget(AWAY_SECONDS), "registry")
+        store = again(work, _passes, Budget(AWAY_SECONDS), "registry")
     except DBAPIError as error:
         raise _away(error.orig or error) from error
     registry = store.registry
@@ -45,6 +51,7 @@ def opened(make: Callable[[], FeatureStore]) -> FeatureStore:
         event.listen(engine, "do_connect", _connected)
         event.listen(engine, "checkout", partial(_pinged, engine.dialect))
         event.listen(engine, "handle_error", _told)
+        engine.dispose()  # the connections that were made before are not attended to
     return store
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POOL_WAIT_SECONDS = 30.0
-CONNECT_SECONDS = 10
+CONNECT_SECONDS = 3
 LASTING = ("authentication failed", "does not exist", "pg_hba.conf")
 """What a server says that no waiting changes; the driver gives no code for it."""
 TLS_KEYS = {"sslkey": "sslkey_path", "sslcert": "sslcert_path", "sslrootcert": "sslrootcert_path"}
@@ -144,14 +144,16 @@ def write(config: Any, destination: Any, table: pa.Table, mode: WriteMode) -> No
 
 
 def _in_time(config: Any, work: Callable[[], T]) -> T:
-    """Do something with the server, but wait no longer than a statement may take and a second.
+    """Do something with the server, but wait no longer than connecting and a statement may take.
 
     The server ends a statement itself, where it can; one that is stopped, its sockets open, cannot.
     """
+    hosts = str(config.host).count(",") + 1
+    seconds = config.statement_seconds + CONNECT_SECONDS * hosts + 1.0
     try:
-        return within(config.statement_seconds + 1.0, work)
+        return within(seconds, work)
     except LateError as error:
-        message = f"{_place(config)} was silent for {config.statement_seconds + 1:g} s"
+        message = f"{_place(config)} was silent for {seconds:g} s"
         raise ServerAwayError(message) from error
 
 

@@ -15,6 +15,7 @@ import typer
 
 from feastrain.errors import ExpectationError, FeastrainError, UsageError
 from feastrain.inspection import Engine  # noqa: TC001 - read by typer
+from feastrain.jobs.job import On
 from feastrain.project import Project
 from feastrain.version import __version__
 
@@ -30,6 +31,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+jobs_app = typer.Typer(
+    help="List, watch and stop training jobs, here or on a cluster.", no_args_is_help=True
+)
+app.add_typer(jobs_app, name="jobs")
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="A recipe's name (mlp) or file.", metavar="RECIPE")
@@ -55,6 +61,14 @@ DataOption = Annotated[
         "--data", help="Folder of Kaggle's Walmart CSVs; else a synthetic twin.", metavar="DIR"
     ),
 ]
+OnOption = Annotated[On, typer.Option(help="Where jobs run.")]
+JobArgument = Annotated[str, typer.Argument(help="The job's name.", metavar="JOB")]
+NodesOption = Annotated[int, typer.Option(min=1, help="How many nodes.")]
+CpuOption = Annotated[
+    int | None, typer.Option(min=1, help="Cores of each node of a cluster; one a process.")
+]
+MemoryOption = Annotated[str, typer.Option(help="Memory of each node of a cluster.")]
+GpusOption = Annotated[int, typer.Option(min=0, help="GPUs of each node of a cluster.")]
 SeedOption = Annotated[int, typer.Option(help="What the synthetic twin is drawn from.")]
 
 
@@ -260,15 +274,41 @@ def audit(  # noqa: PLR0913 - each argument is an option of the command line
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0913 - a flag each
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
+    on: Annotated[On, typer.Option(help="Where it runs.")] = "here",
+    nodes: NodesOption = 1,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--nproc-per-node", min=1, help="Training processes on each; by default the recipe's."
+        ),
+    ] = None,
     *,
+    cpu: CpuOption = None,
+    memory: MemoryOption = "4Gi",
+    gpus: GpusOption = 0,
     fresh: Annotated[bool, typer.Option(help="Start over, without a checkpoint.")] = False,
+    follow: Annotated[
+        bool,
+        typer.Option(help="Stay until it ends; else it goes on in the background, as a job."),
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train the model; the same command resumes a run that was interrupted."""
-    bundle = Project(project).train(recipe, fresh=fresh)
+    opened = Project(project)
+    size = opened.job_size(recipe, nodes, processes, cpu=cpu, memory=memory, gpus=gpus)
+    if dry_run:
+        typer.echo(opened.show_job(recipe, fresh=fresh, on=on, size=size), nl=False)
+        return
+    if not follow and (job := opened.submit(recipe, fresh=fresh, on=on, size=size)) is not None:
+        _show({"job": job}, as_json=as_json)
+        return
+    bundle = opened.train(recipe, fresh=fresh and follow, on=on, size=size)
     _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
 
 
@@ -277,13 +317,13 @@ def render(  # noqa: PLR0913 - a flag each
     recipe: Annotated[str | None, typer.Argument(help="A recipe's name or file.")] = None,
     project: ProjectOption = Path(),
     *,
-    nodes: Annotated[int, typer.Option(min=1, help="How many nodes.")] = 1,
+    nodes: NodesOption = 1,
     processes: Annotated[
         int, typer.Option("--nproc-per-node", min=1, help="Training processes on each.")
     ] = 1,
-    cpu: Annotated[int | None, typer.Option(min=1, help="Cores of each; one a process.")] = None,
-    memory: Annotated[str, typer.Option(help="Memory of each.")] = "4Gi",
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each.")] = 0,
+    cpu: CpuOption = None,
+    memory: MemoryOption = "4Gi",
+    gpus: GpusOption = 0,
 ) -> None:
     """Print what trains a recipe on Kubernetes, for `kubectl apply -f -`.
 
@@ -432,6 +472,97 @@ def serve(
 ) -> None:
     """Serve forecasts over HTTP, and the planner's page."""
     Project(project).serve(recipe, host, port, workers)
+
+
+@jobs_app.command("list")
+def jobs_list(
+    project: ProjectOption = Path(), on: OnOption = "here", *, as_json: JsonOption = False
+) -> None:
+    """List all jobs, the newest first."""
+    from dataclasses import asdict
+
+    from feastrain.report import show_jobs
+
+    found = Project(project).jobs(on).all()
+    if as_json:
+        _show([asdict(job) for job in found], as_json=True)
+    else:
+        show_jobs(found)
+
+
+@jobs_app.command("get")
+def jobs_get(
+    name: JobArgument,
+    project: ProjectOption = Path(),
+    on: OnOption = "here",
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how a job is."""
+    from dataclasses import asdict
+
+    _show(asdict(Project(project).jobs(on).get(name)), as_json=as_json)
+
+
+@jobs_app.command("logs")
+def jobs_logs(
+    name: JobArgument,
+    project: ProjectOption = Path(),
+    on: OnOption = "here",
+    node: Annotated[int, typer.Option(min=0, help="Whose lines.")] = 0,
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job ends.")
+    ] = False,
+) -> None:
+    """Print the lines of a node."""
+    for line in Project(project).jobs(on).logs(name, node, follow=follow):
+        typer.echo(line)
+
+
+@jobs_app.command("events")
+def jobs_events(
+    name: JobArgument,
+    project: ProjectOption = Path(),
+    on: OnOption = "here",
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what happened to a job: when it started, was restarted, stopped, ended."""
+    told = [
+        {"time": one.event_time.isoformat(), "reason": one.reason, "message": one.message}
+        for one in Project(project).jobs(on).events(name)
+    ]
+    if as_json:
+        _show(told, as_json=True)
+        return
+    for one in told:
+        typer.echo(f"{one['time'][:19]}  {one['reason']:<10}  {one['message']}".rstrip())
+
+
+@jobs_app.command("wait")
+def jobs_wait(
+    name: JobArgument,
+    project: ProjectOption = Path(),
+    on: OnOption = "here",
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which to give up.")] = float(
+        "inf"
+    ),
+) -> None:
+    """Wait until a job is complete; one that fails is told at once, with its exit code."""
+    Project(project).jobs(on).wait(name, timeout)
+
+
+@jobs_app.command("stop")
+def jobs_stop(name: JobArgument, project: ProjectOption = Path(), on: OnOption = "here") -> None:
+    """Have a job save a checkpoint and end; `train` goes on from there."""
+    Project(project).jobs(on).stop(name)
+
+
+@jobs_app.command("delete")
+def jobs_delete(name: JobArgument, project: ProjectOption = Path(), on: OnOption = "here") -> None:
+    """End a job and forget it; its run keeps its checkpoints."""
+    Project(project).jobs(on).delete(name)
 
 
 @app.callback(invoke_without_command=True)

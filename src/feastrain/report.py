@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from feastrain.dataset.skew import SkewReport
     from feastrain.evaluation.backtest import Backtest
     from feastrain.evaluation.explain import Shares
+    from feastrain.jobs.job import Job
     from feastrain.jobs.sizing import Size
     from feastrain.training.tuning import Tuned
 
@@ -323,6 +324,17 @@ def show_skew(report: SkewReport) -> None:
     if not report.findings:
         for view, count in report.compared.items():
             _add_row(table, view, "", "", f"0 of {count:,}")
+    _console().print(table)
+
+
+def show_jobs(jobs: Sequence[Job]) -> None:
+    """Print a line for each job."""
+    table = Table(title=f"{len(jobs)} jobs", title_style="bold")
+    for heading in ("job", "recipe", "state", "nodes", "done", "why"):
+        table.add_column(heading)
+    for job in jobs:
+        done = "" if job.percent is None else f"{job.percent}%"
+        _add_row(table, job.name, job.recipe, job.state, str(job.nodes), done, job.why)
     _console().print(table)
 
 

@@ -148,6 +148,9 @@ class Settings(BaseSettings):
     node_rank: int = Field(default=0, ge=0, validation_alias="PET_NODE_RANK")
     """Which node of a training run this is; Kubeflow's controller sets it within a TrainJob."""
 
+    nodes_here: int = Field(default=1, ge=1)
+    """How many nodes of a training run share this machine; set by what starts them."""
+
     queues: dict[str, Queue] = Field(default_factory=dict)
     """Where `plan --queue NAME` would have training run, as JSON:
     `{"small": {"memory_bytes": "16GiB", "cpus": 8, "nodes": 4, "walltime_s": 14400}}`."""

@@ -1,9 +1,11 @@
-"""This machine as a place to train: torchrun's agent, in this process, as often as it takes."""
+"""This machine as a place to train: torchrun's agents, as often as it takes.
+
+The agent of one node runs in this process; those of several, in one each.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import logging
 import os
@@ -17,13 +19,11 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from feastrain.errors import (
-    BY_CODE,
-    FeastrainError,
-    InterruptedRun,
-    LostRankError,
-    UsageError,
-)
+from feastrain.errors import BY_CODE, FeastrainError, InterruptedRun, LostRankError
+from feastrain.jobs.agents import death, run_agents
+from feastrain.jobs.job import Gang
+from feastrain.jobs.record import note
+from feastrain.recipe import load_recipe
 from feastrain.settings import load_settings
 from feastrain.telemetry import say
 from feastrain.training.run import FAILURE
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-    from feastrain.recipe import Training
+    from feastrain.jobs.record import Request
 
 MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
@@ -44,19 +44,32 @@ MALLOC = {
 on a CPU a step of a TFT took 4 to 14% less time. Other C libraries ignore them."""
 
 
-def run_here(
-    arguments: list[str], folder: Path, training: Training, *, fresh: bool = False
+def run_request(request: Request, folder: Path) -> None:
+    """Do what is asked for of a run; the caller holds its lock.
+
+    Raises:
+        InterruptedRun: it was asked to stop, and can be resumed.
+        FeastrainError: a rank failed, with its own message; or one died too often.
+    """
+    restarts = load_recipe(folder / "recipe.yaml").training.restarts
+    gang = Gang(request.nodes, request.processes)
+    run_alone(request.arguments(folder), folder, gang, restarts, fresh=request.fresh)
+
+
+def run_alone(
+    arguments: list[str], folder: Path, gang: Gang, most_restarts: int, *, fresh: bool = False
 ) -> None:
-    """Run `feastrain.training.run` in as many ranks as the recipe says, and wait.
+    """Run `feastrain.training.run` in all ranks, and wait; the caller holds the run's lock.
 
     When a rank dies, which is no error of ours, all are started again from the last checkpoint,
-    at most `training.restarts` times without a new one. Torchrun's own restarts are not used:
+    at most `most_restarts` times without a new one. Torchrun's own restarts are not used:
     they would repeat errors that are bound to come again.
 
     Args:
         arguments: its command line.
-        folder: the run, which one launcher at a time may work in.
-        training: how many processes, and how often they are restarted.
+        folder: the run.
+        gang: the ranks.
+        most_restarts: how often they are started again.
         fresh: ignore checkpoints of earlier runs.
 
     Raises:
@@ -65,31 +78,48 @@ def run_here(
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     earlier = load_settings().restarts
-    with _alone_in(folder), _until_stopped(), _environment(MALLOC):
+    with _until_stopped(), _environment(MALLOC):
         first = saved = _saved(folder)
         used = 0
+        note(folder, "Started")
         for restarts in itertools.count(earlier):
             anew = ["--fresh"] if fresh and _saved(folder) == first else []
             with _environment({"FEASTRAIN_RESTARTS": str(restarts)}, instead=True):
-                death = _run_once([*arguments, *anew], folder, training.processes)
-            if death is None:
+                died = _run_once([*arguments, *anew], folder, gang)
+            if died is None:
                 return
             saved, used = (now := _saved(folder)), used if now == saved else 0
-            if used == training.restarts:
-                raise FeastrainError(_given_up(death, used))
+            if used == most_restarts:
+                raise FeastrainError(_given_up(died, used))
             used += 1
-            say(
-                f"{death}; all ranks start again from the last checkpoint "
-                f"(restart {used} of {training.restarts})"
+            told = (
+                f"{died}; all ranks start again from the last checkpoint "
+                f"(restart {used} of {most_restarts})"
             )
+            say(told)
+            note(folder, "Restarted", told)
 
 
-def _run_once(arguments: list[str], folder: Path, processes: int) -> str | None:
+def _run_once(arguments: list[str], folder: Path, gang: Gang) -> str | None:
     """Start all ranks and wait; return how one died, or None if all are done.
 
     Raises:
         FeastrainError: a rank failed by itself; the message is its own.
     """
+    (folder / FAILURE).unlink(missing_ok=True)
+    what = "rank" if gang.nodes == 1 else "node"
+    if gang.nodes == 1:
+        codes = _run_agent(arguments, gang.processes)
+    else:
+        codes = run_agents(arguments, folder, gang)
+    if not codes:
+        return None
+    _raise_ours(codes, folder / FAILURE, what)
+    return death(codes, what)
+
+
+def _run_agent(arguments: list[str], processes: int) -> dict[int, int]:
+    """Run one node's ranks; return the exit codes of those that failed, as they were seen."""
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -100,44 +130,32 @@ def _run_once(arguments: list[str], folder: Path, processes: int) -> str | None:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    (folder / FAILURE).unlink(missing_ok=True)
     command = ("-m", "feastrain.training.run", *arguments, "--launcher", str(os.getpid()))
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as failed:
-        # In the order in which they were seen: first the cause, then those it took along.
-        codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
-        _raise_ours(codes, folder / FAILURE)
-        return _death(codes)
-    return None
+        return {rank: failure.exitcode for rank, failure in failed.failures.items()}
+    return {}
 
 
-def _raise_ours(codes: dict[int, int], told: Path) -> None:
-    """Raise what a rank said as it left with a code of ours.
+def _raise_ours(codes: dict[int, int], told: Path, what: str) -> None:
+    """Raise what a rank said as it, or its node, left with a code of ours.
 
     Raises:
         FeastrainError: by its exit code.
     """
-    for rank, code in codes.items():
+    for who, code in codes.items():
         if code in BY_CODE and code != LostRankError.exit_code:
             if told.is_file():
                 raise BY_CODE[code](told.read_text().strip())
-            message = f"training failed: rank {rank} ended with exit code {code}; see above"
+            message = f"training failed: {what} {who} ended with exit code {code}; see above"
             raise FeastrainError(message)
 
 
-def _death(codes: dict[int, int]) -> str:
-    """Return in words how the first rank ended that did not just miss another."""
-    ends = [(rank, code) for rank, code in codes.items() if code != LostRankError.exit_code]
-    rank, code = (ends or list(codes.items()))[0]
-    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return f"rank {rank} ended with {how}"
-
-
-def _given_up(death: str, restarts: int) -> str:
+def _given_up(died: str, restarts: int) -> str:
     after = f" again after {restarts} restarts without a new checkpoint" if restarts else ""
     return (
-        f"training failed: {death}{after}; its last lines are above; "
+        f"training failed: {died}{after}; its last lines are above; "
         "the same command resumes from the last checkpoint"
     )
 
@@ -189,15 +207,3 @@ def _environment(variables: dict[str, str], *, instead: bool = False) -> Iterato
         for name in variables:
             del ours[name]
         ours.update(before)
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the run's lock, which the system lets go of however this process ends."""
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"another `feastrain train` is at work in {folder}; wait for it or stop it"
-            raise UsageError(message) from error
-        yield

@@ -1,0 +1,88 @@
+"""Where a recipe is trained: one way to send, show and find jobs of every place."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from feastrain.errors import UsageError
+from feastrain.jobs.agents import commands
+from feastrain.jobs.cluster import Size, as_yaml, inside, render
+from feastrain.jobs.job import Gang
+from feastrain.jobs.local import LocalJobs
+from feastrain.settings import load_cluster
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from feastrain.jobs.job import On
+    from feastrain.jobs.train import Run
+    from feastrain.recipe import Recipe
+
+PORT = 29500
+"""Where node 0 would keep torchrun's store, in a command that is shown; a run takes a free one."""
+
+
+def jobs_of(on: On, artifacts: Path) -> Any:
+    """Return the jobs of a place: `LocalJobs`, or `Jobs` of `feastrain.jobs.trainer`.
+
+    Args:
+        on: where.
+        artifacts: the project's folder.
+
+    Raises:
+        UsageError: the extra `jobs` is not installed, or there is no such place.
+    """
+    if on == "here":
+        return LocalJobs(artifacts)
+    try:
+        from feastrain.jobs.trainer import Jobs
+    except ModuleNotFoundError as error:
+        message = f"--on {on} needs Kubeflow's client: pip install 'feastrain[jobs]'"
+        raise UsageError(message) from error
+    return Jobs(load_cluster())
+
+
+def send(on: On, recipe: Recipe, run: Run, artifacts: Path, size: Size, *, fresh: bool) -> str:
+    """Send a run that is prepared to where it runs, and return the job's name.
+
+    Raises:
+        UsageError: it is at work already, or the place refuses it.
+    """
+    jobs = jobs_of(on, artifacts)
+    if on == "kubernetes":
+        return str(jobs.submit(_objects(recipe, run, artifacts, size, fresh=fresh)))
+    pointer = artifacts / "bundles" / recipe.name
+    run.request(pointer, Gang(size.nodes, size.processes), fresh=fresh).save(run.folder)
+    return str(jobs.submit(run.folder))
+
+
+def show(on: On, recipe: Recipe, run: Run, artifacts: Path, size: Size, *, fresh: bool) -> str:
+    """Return what would be sent: the objects of a cluster, or a command line for each node."""
+    if on == "kubernetes":
+        return as_yaml(_objects(recipe, run, artifacts, size, fresh=fresh))
+    arguments = [*run.arguments(str), *(["--fresh"] if fresh else [])]
+    lines = commands(arguments, Gang(size.nodes, size.processes), PORT)
+    return "".join(f"{shlex.join(line)}\n" for line in lines)
+
+
+def _objects(
+    recipe: Recipe, run: Run, artifacts: Path, size: Size, *, fresh: bool
+) -> list[dict[str, Any]]:
+    cluster = load_cluster()
+    arguments = run.arguments(partial(inside, artifacts=artifacts, cluster=cluster))
+    anew = ["--fresh"] if fresh else []
+    return render(recipe, run.fingerprint, [*arguments, *anew], size, cluster)
+
+
+def follow(jobs: Any, name: str) -> None:
+    """Tell the lines of a job on standard error until it ends.
+
+    Raises:
+        FeastrainError: it failed, as the error that its rank left with.
+    """
+    for line in jobs.logs(name, follow=True):
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - what the ranks told
+    jobs.wait(name)

@@ -247,6 +247,22 @@ class Project(Inspection):
         asked, size = self.recipe(recipe), size or self.job_size(recipe)
         return send(on, asked, run, self.artifacts, size, fresh=fresh)
 
+    def trainer(self, recipe: str | Path, size: Size | None = None) -> Any:
+        """Return the recipe's run as a trainer for Kubeflow's client, and prepare its folder.
+
+        Args:
+            recipe: its name or path.
+            size: nodes and processes of each; by default one node, and as the recipe says.
+
+        Raises:
+            UsageError: Kubeflow's client is not installed.
+        """
+        from feastrain.jobs.places import trainer_of
+
+        run, size = self._run(recipe), size or self.job_size(recipe)
+        run.prepare(self.recipe_path(recipe))
+        return trainer_of(run, self.bundle_pointer(recipe), size)
+
     def show_job(
         self,
         recipe: str | Path,

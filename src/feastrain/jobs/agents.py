@@ -110,8 +110,11 @@ def _started(lines: list[list[str]], folder: Path) -> Iterator[list[subprocess.P
             command = [python, dash, module, "--launcher", str(os.getpid()), *rest]
             with log_of(folder, node).open("ab") as log:
                 told = log if node else None
+                # Of their own sessions: Ctrl-C asks them to stop once, through this process.
                 agents.append(
-                    subprocess.Popen(command, env=environment, stdout=told, stderr=told)  # noqa: S603 - ours
+                    subprocess.Popen(  # noqa: S603 - ours
+                        command, env=environment, stdout=told, stderr=told, start_new_session=True
+                    )
                 )
         yield agents
     finally:

@@ -15,10 +15,6 @@ import threading
 import uuid
 from typing import TYPE_CHECKING, NoReturn
 
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
 from feastrain.errors import BY_CODE, FeastrainError, InterruptedRun, LostRankError
 from feastrain.jobs.agents import death, run_agents
 from feastrain.jobs.job import Gang
@@ -26,7 +22,7 @@ from feastrain.jobs.record import note
 from feastrain.recipe import load_recipe
 from feastrain.settings import load_settings
 from feastrain.telemetry import say
-from feastrain.training.run import FAILURE
+from feastrain.training.shutdown import FAILURE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,6 +116,11 @@ def _run_once(arguments: list[str], folder: Path, gang: Gang) -> str | None:
 
 def _run_agent(arguments: list[str], processes: int) -> dict[int, int]:
     """Run one node's ranks; return the exit codes of those that failed, as they were seen."""
+    # Several seconds, which a launcher of several agents need not spend.
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -135,6 +136,8 @@ def _run_agent(arguments: list[str], processes: int) -> dict[int, int]:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as failed:
         return {rank: failure.exitcode for rank, failure in failed.failures.items()}
+    except SignalException as stopped:
+        raise StoppedError(str(stopped)) from stopped
     return {}
 
 
@@ -180,14 +183,18 @@ def _until_stopped() -> Iterator[None]:
                 stack.callback(signal.signal, number, signal.signal(number, _stop))
         try:
             yield
-        except SignalException as stopped:
+        except StoppedError as stopped:
             message = "asked to stop; the same command resumes from the last checkpoint"
             raise InterruptedRun(message) from stopped
 
 
 def _stop(number: int, _: FrameType | None) -> NoReturn:
     message = f"signal {number}"
-    raise SignalException(message, signal.Signals(number))
+    raise StoppedError(message)
+
+
+class StoppedError(Exception):
+    """This process got a signal that asks it to stop."""
 
 
 @contextlib.contextmanager

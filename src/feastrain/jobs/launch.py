@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import os
 import sys
 from pathlib import Path
 
@@ -34,13 +33,11 @@ def launch(folder: Path, lock: int | None) -> None:
         lock = take(folder)
     fcntl.fcntl(lock, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
     request = Request.load(folder)
-    try:
-        with noting_the_end(folder):
-            if not is_published(Path(request.bundle)):
-                run_request(request, folder)
-            point(Path(request.pointer), Path(request.bundle))
-    finally:
-        os.close(lock)
+    # The lock is let go of by the end of this process: who sees it free sees no process of the run.
+    with noting_the_end(folder):
+        if not is_published(Path(request.bundle)):
+            run_request(request, folder)
+        point(Path(request.pointer), Path(request.bundle))
 
 
 def main() -> None:

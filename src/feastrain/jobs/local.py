@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Any
 from feastrain.errors import BY_CODE, FeastrainError, InterruptedRun, UsageError
 from feastrain.jobs.agents import last_lines, log_of
 from feastrain.jobs.job import ENDED, Job
-from feastrain.jobs.record import NOTES, Request, is_held, notes, send, take, write_holder
+from feastrain.jobs.record import (
+    NOTES,
+    STILL,
+    Request,
+    is_held,
+    note,
+    notes,
+    send,
+    take,
+    write_holder,
+)
 from feastrain.telemetry import say
 
 if TYPE_CHECKING:
@@ -124,7 +134,7 @@ class LocalJobs:
             UsageError: there is no such job.
         """
         folder, deadline = self._folder(name), time.monotonic() + seconds
-        while (job := _job(folder)).state not in ENDED | {"Suspended"}:
+        while (job := _job(folder)).state not in STILL:
             if time.monotonic() > deadline:
                 message = f"the job {name} is {job.state} after {seconds:.0f} s; it goes on"
                 raise FeastrainError(message)
@@ -147,15 +157,16 @@ class LocalJobs:
         if (state := _job(folder).state) in ENDED:
             message = f"the job {name} has ended: it is {state}"
             raise UsageError(message)
-        for number, patience in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, KILL_SECONDS)):
-            send(folder, number)
-            deadline = time.monotonic() + patience
-            while is_held(folder) and time.monotonic() < deadline:
-                time.sleep(POLL_SECONDS / 4)
-            if not is_held(folder):
-                return
-        message = f"the job {name} does not end, though it was killed"
-        raise FeastrainError(message)
+        told = "stopped before its ranks were started"
+        send(folder, signal.SIGTERM)
+        if not _ended(folder, grace_seconds):
+            told = f"killed, for it did not end within {grace_seconds:.0f} s"
+            send(folder, signal.SIGKILL)
+            if not _ended(folder, KILL_SECONDS):
+                message = f"the job {name} does not end, though it was killed"
+                raise FeastrainError(message)
+        if notes(folder)[-1].reason not in STILL:
+            note(folder, "Suspended", told)
 
     def delete(self, name: str) -> None:
         """End a job and forget it; its run's folder, with all checkpoints, stays.
@@ -184,24 +195,34 @@ class LocalJobs:
         raise UsageError(message)
 
 
+def _ended(folder: Path, seconds: float) -> bool:
+    """Return whether nobody is at work in a run, within some time."""
+    deadline = time.monotonic() + seconds
+    while is_held(folder):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS / 4)
+    return True
+
+
 def _last_made(happened: list[Note]) -> Note | None:
     return next((one for one in reversed(happened) if one.reason == "Created"), None)
 
 
 def _job(folder: Path) -> Job:
     """Return a job as it is now."""
-    # Asked before its notes are read: of one that has ended, those are all.
+    # Asked before its notes are read: of one that was killed, those are all.
     held = is_held(folder)
     happened = notes(folder)
     made = _last_made(happened)
     assert made is not None
     last = happened[-1]
-    if held:
+    if last.reason in STILL:
+        state, why = last.reason, last.message
+    elif held:
         since = happened[happened.index(made) :]
         state = "Running" if any(one.reason == "Started" for one in since) else "Created"
         why = last.message if last.reason == "Restarted" else ""
-    elif last.reason in ENDED | {"Suspended"}:
-        state, why = last.reason, last.message
     else:
         state = "Failed"
         why = "it was killed, or its machine went down; trained again, it goes on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import sys
 from functools import partial
@@ -16,6 +17,8 @@ from feastrain.settings import load_cluster
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from kubeflow.trainer import CustomTrainer
 
     from feastrain.jobs.job import On
     from feastrain.jobs.train import Run
@@ -37,12 +40,31 @@ def jobs_of(on: On, artifacts: Path) -> Any:
     """
     if on == "here":
         return LocalJobs(artifacts)
-    try:
-        from feastrain.jobs.trainer import Jobs
-    except ModuleNotFoundError as error:
-        message = f"--on {on} needs Kubeflow's client: pip install 'feastrain[jobs]'"
-        raise UsageError(message) from error
+    _require_kubeflow()
+    from feastrain.jobs.trainer import Jobs
+
     return Jobs(load_cluster())
+
+
+def trainer_of(run: Run, pointer: Path, size: Size, *, fresh: bool = False) -> CustomTrainer:
+    """Return a run that is prepared as a trainer for Kubeflow's client on this machine.
+
+    Raises:
+        UsageError: Kubeflow's client is not installed.
+    """
+    _require_kubeflow()
+    from kubeflow.trainer import CustomTrainer
+
+    from feastrain.jobs.portable import train_run
+
+    run.request(pointer, Gang(size.nodes, size.processes), fresh=fresh).save(run.folder)
+    return CustomTrainer(train_run, func_args={"folder": str(run.folder)}, num_nodes=size.nodes)
+
+
+def _require_kubeflow() -> None:
+    if importlib.util.find_spec("kubeflow") is None:
+        message = "jobs elsewhere than here need Kubeflow's client: pip install 'feastrain[jobs]'"
+        raise UsageError(message)
 
 
 def send(on: On, recipe: Recipe, run: Run, artifacts: Path, size: Size, *, fresh: bool) -> str:

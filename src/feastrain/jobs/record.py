@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOCK, NOTES, REQUEST = "lock", "events.jsonl", "request.json"
-PATIENCE_SECONDS = 0.5
-"""How long a lock is tried for: those who only look at it hold it for a moment."""
+STILL = frozenset({"Suspended", "Failed", "Complete"})
+"""How a run ends."""
+PATIENCE_SECONDS, LEAVE_SECONDS = 0.5, 30.0
+"""How long a lock is tried for: those who only look at it hold it for a moment, and whoever has
+noted the end is about to leave."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,8 @@ def take(folder: Path) -> int:
         UsageError: another process has it.
     """
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    leaving = [one.reason for one in notes(folder)[-1:] if one.reason in STILL]
+    deadline = time.monotonic() + (LEAVE_SECONDS if leaving else PATIENCE_SECONDS)
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -31,7 +31,7 @@ from feastrain.telemetry import Stage, say, stage
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
 from feastrain.training.members import Members, discard
 from feastrain.training.observer import About
-from feastrain.training.shutdown import StopRequest, listening
+from feastrain.training.shutdown import FAILURE, StopRequest, listening
 from feastrain.training.watching import watching
 from feastrain.version import __version__
 
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 
     from feastrain.models.encoder import Encoder
     from feastrain.training.observer import Watcher
-
-FAILURE = "failure.txt"
-"""Where rank 0's launcher finds the one line that a failing rank had to say."""
 
 
 def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank

@@ -30,7 +30,7 @@ TORCH = types.RuntimeTrainer(types.TrainerType.CUSTOM_TRAINER, "torch", image=""
 RUNTIME = types.Runtime(NAME, TORCH, types.RuntimeKind.TRAINING_RUNTIME)
 
 
-class HereBackend(RuntimeBackend):
+class HereBackend(RuntimeBackend):  # type: ignore[misc]
     """Kubeflow's view of the jobs of an artifacts folder.
 
     Args:
@@ -171,7 +171,7 @@ class HereBackend(RuntimeBackend):
         return types.TrainJob(job.name, RUNTIME, steps, job.nodes, made, job.state)
 
 
-class HereClient(TrainerClient):
+class HereClient(TrainerClient):  # type: ignore[misc]
     """Kubeflow's client over this machine.
 
     Args:

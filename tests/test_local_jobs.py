@@ -306,3 +306,22 @@ def test_the_verbs_show_jobs(tmp_path: Path) -> None:
     assert "failed with exit code 3: rows are missing" in waited.stderr.splitlines()[-1]
     assert 0 == told("delete", folder.name).returncode
     assert "[]\n" == told("list", "--json").stdout
+
+
+@pytest.mark.distributed
+def test_kubeflows_process_backend_trains_and_is_stopped(
+    quiet: Path, snapshot: Snapshot, tmp_path: Path, artifacts: Path
+) -> None:
+    """In an environment of its own; stopped, none of its processes is left, and it goes on here."""
+    pytest.importorskip("kubeflow.trainer", reason="the extra `jobs` is not installed")
+    jobs, before = LocalJobs(artifacts), Path.cwd()
+    run = prepared(tiny_recipe(tmp_path, EPOCHS), snapshot, artifacts)
+    name = jobs.submit(run.folder, "process")
+    until(lambda: saved(run), "a second checkpoint")
+    jobs.stop(name)
+    assert [] == processes_of(run.folder)
+    assert ("Suspended", before) == (jobs.get(name).state, Path.cwd())
+    assert any("Operating inside" in line for line in jobs.logs(name))
+    assert name == jobs.submit(run.folder)
+    jobs.wait(name, 120)
+    assert same_weights(quiet, run.bundle)

@@ -36,13 +36,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from feastrain.jobs.job import On
     from feastrain.jobs.record import Note
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 60.0
 """How long a job may take over its last checkpoint before it is killed."""
 KILL_SECONDS = 10.0
-LAUNCH = ("-m", "feastrain.jobs.launch")
+MODULES: dict[On, str] = {
+    "here": "feastrain.jobs.launch",
+    "process": "feastrain.jobs.process",
+    "container": "feastrain.jobs.container",
+}
+"""What holds a run's lock, and runs it."""
 
 
 class LocalJobs:
@@ -55,13 +61,14 @@ class LocalJobs:
     def __init__(self, artifacts: Path) -> None:
         self._runs = artifacts / "runs"
 
-    def submit(self, folder: Path) -> str:
+    def submit(self, folder: Path, on: On = "here") -> str:
         """Start a run in the background, in a session of its own, and return its job's name.
 
         The process inherits the run's lock, so that nobody else gets in between.
 
         Args:
             folder: the run, which holds what is asked for.
+            on: in this interpreter, or what else this machine has.
 
         Raises:
             UsageError: it is at work already.
@@ -72,7 +79,7 @@ class LocalJobs:
             request.note(folder)
             with log_of(folder, 0).open("ab") as log:
                 process = subprocess.Popen(  # noqa: S603 - ours
-                    [sys.executable, *LAUNCH, str(folder), "--lock", str(lock)],
+                    [sys.executable, "-m", MODULES[on], str(folder), "--lock", str(lock)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -38,7 +38,7 @@ def jobs_of(on: On, artifacts: Path) -> Any:
     Raises:
         UsageError: the extra `jobs` is not installed, or there is no such place.
     """
-    if on == "here":
+    if on != "kubernetes":
         return LocalJobs(artifacts)
     _require_kubeflow()
     from feastrain.jobs.trainer import Jobs
@@ -73,12 +73,14 @@ def send(on: On, recipe: Recipe, run: Run, artifacts: Path, size: Size, *, fresh
     Raises:
         UsageError: it is at work already, or the place refuses it.
     """
+    if on != "here":
+        _require_kubeflow()
     jobs = jobs_of(on, artifacts)
     if on == "kubernetes":
         return str(jobs.submit(_objects(recipe, run, artifacts, size, fresh=fresh)))
     pointer = artifacts / "bundles" / recipe.name
     run.request(pointer, Gang(size.nodes, size.processes), fresh=fresh).save(run.folder)
-    return str(jobs.submit(run.folder))
+    return str(jobs.submit(run.folder, on))
 
 
 def show(on: On, recipe: Recipe, run: Run, artifacts: Path, size: Size, *, fresh: bool) -> str:

@@ -195,11 +195,19 @@ def send(folder: Path, number: signal.Signals) -> None:
             process = os.pidfd_open(int(pid))
             try:
                 if start == _start_of(int(pid)):
-                    signal.pidfd_send_signal(process, number)
+                    _send(process, int(pid), number)
             finally:
                 os.close(process)
         else:
             os.kill(int(pid), number)
+
+
+def _send(process: int, pid: int, number: signal.Signals) -> None:
+    """Send a signal; SIGKILL also to what a process in the background has started."""
+    if number == signal.SIGKILL and os.getsid(pid) == os.getpgid(pid) == pid:
+        os.killpg(pid, number)
+    else:
+        signal.pidfd_send_signal(process, number)
 
 
 def _start_of(pid: int) -> str:

@@ -325,3 +325,31 @@ def test_kubeflows_process_backend_trains_and_is_stopped(
     assert name == jobs.submit(run.folder)
     jobs.wait(name, 120)
     assert same_weights(quiet, run.bundle)
+
+
+@pytest.mark.distributed
+def test_kubeflows_container_backend_trains(
+    quiet: Path, snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of a container, run as a process, ends in the weights of this machine."""
+    pytest.importorskip("kubeflow.trainer", reason="the extra `jobs` is not installed")
+    from kubeflow.trainer.backends.container.backend import ContainerBackend
+
+    from feastrain.jobs.container import run_in_containers
+    from local_containers import LocalContainers
+
+    containers = LocalContainers(tmp_path)
+    monkeypatch.setattr(ContainerBackend, "_create_adapter", lambda _: containers)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FEASTRAIN_CLUSTER_IMAGE", "registry.example/feastrain:1")
+    run = prepared(tiny_recipe(tmp_path, EPOCHS), snapshot, tmp_path / "artifacts")
+    with alone_in(run.folder):
+        run_in_containers(run.folder)
+    (asked,) = containers.asked
+    assert "registry.example/feastrain:1" == asked["image"]
+    assert "torchrun --nproc_per_node=2 --nnodes=1" in asked["command"][-1]
+    assert same_weights(quiet, run.bundle)
+    assert list(run.folder.glob("epoch-0040-*"))
+    assert '"stage": "fit"' in (run.folder / "node-0.log").read_text()
+    assert ({}, {}) == (containers.running, containers.networks)
+    assert [] == list((tmp_path / ".kubeflow" / "trainer" / "containers").iterdir())

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from feastrain.errors import BY_CODE, FeastrainError, InterruptedRun, LostRankError
 from feastrain.jobs.agents import death, run_agents
-from feastrain.jobs.job import Gang
 from feastrain.jobs.record import note
 from feastrain.recipe import load_recipe
 from feastrain.settings import load_settings
@@ -25,11 +24,15 @@ from feastrain.telemetry import say
 from feastrain.training.shutdown import FAILURE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
+    from feastrain.jobs.job import Gang
     from feastrain.jobs.record import Request
+
+    Start = Callable[[list[str], Path, Gang], dict[int, int]]
+    """Starts all ranks, waits, and returns how those ended that failed."""
 
 MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
@@ -40,33 +43,33 @@ MALLOC = {
 on a CPU a step of a TFT took 4 to 14% less time. Other C libraries ignore them."""
 
 
-def run_request(request: Request, folder: Path) -> None:
-    """Do what is asked for of a run; the caller holds its lock.
+def start_here(arguments: list[str], folder: Path, gang: Gang) -> dict[int, int]:
+    """Start all ranks and wait; return the exit codes of ranks, or nodes, as they were seen.
+
+    Args:
+        arguments: of `feastrain.training.run`.
+        folder: the run.
+        gang: the ranks.
 
     Raises:
-        InterruptedRun: it was asked to stop, and can be resumed.
-        FeastrainError: a rank failed, with its own message; or one died too often.
+        StoppedError: this process was asked to stop.
     """
-    restarts = load_recipe(folder / "recipe.yaml").training.restarts
-    gang = Gang(request.nodes, request.processes)
-    run_alone(request.arguments(folder), folder, gang, restarts, fresh=request.fresh)
+    if gang.nodes == 1:
+        return _run_agent(arguments, gang.processes)
+    return run_agents(arguments, folder, gang)
 
 
-def run_alone(
-    arguments: list[str], folder: Path, gang: Gang, most_restarts: int, *, fresh: bool = False
-) -> None:
+def run_request(request: Request, folder: Path, start: Start = start_here) -> None:
     """Run `feastrain.training.run` in all ranks, and wait; the caller holds the run's lock.
 
     When a rank dies, which is no error of ours, all are started again from the last checkpoint,
-    at most `most_restarts` times without a new one. Torchrun's own restarts are not used:
+    at most `training.restarts` times without a new one. Torchrun's own restarts are not used:
     they would repeat errors that are bound to come again.
 
     Args:
-        arguments: its command line.
+        request: what is asked for.
         folder: the run.
-        gang: the ranks.
-        most_restarts: how often they are started again.
-        fresh: ignore checkpoints of earlier runs.
+        start: what starts all ranks, each time.
 
     Raises:
         InterruptedRun: it was asked to stop, and can be resumed.
@@ -74,14 +77,15 @@ def run_alone(
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     earlier = load_settings().restarts
+    most_restarts = load_recipe(folder / "recipe.yaml").training.restarts
     with _until_stopped(), _environment(MALLOC):
         first = saved = _saved(folder)
         used = 0
         note(folder, "Started")
         for restarts in itertools.count(earlier):
-            anew = ["--fresh"] if fresh and _saved(folder) == first else []
+            anew = ["--fresh"] if request.fresh and _saved(folder) == first else []
             with _environment({"FEASTRAIN_RESTARTS": str(restarts)}, instead=True):
-                died = _run_once([*arguments, *anew], folder, gang)
+                died = _run_once([*request.arguments(folder), *anew], folder, request.gang, start)
             if died is None:
                 return
             saved, used = (now := _saved(folder)), used if now == saved else 0
@@ -96,7 +100,7 @@ def run_alone(
             note(folder, "Restarted", told)
 
 
-def _run_once(arguments: list[str], folder: Path, gang: Gang) -> str | None:
+def _run_once(arguments: list[str], folder: Path, gang: Gang, start: Start) -> str | None:
     """Start all ranks and wait; return how one died, or None if all are done.
 
     Raises:
@@ -104,10 +108,7 @@ def _run_once(arguments: list[str], folder: Path, gang: Gang) -> str | None:
     """
     (folder / FAILURE).unlink(missing_ok=True)
     what = "rank" if gang.nodes == 1 else "node"
-    if gang.nodes == 1:
-        codes = _run_agent(arguments, gang.processes)
-    else:
-        codes = run_agents(arguments, folder, gang)
+    codes = start(arguments, folder, gang)
     if not codes:
         return None
     _raise_ours(codes, folder / FAILURE, what)

@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def launch(folder: Path) -> None:
+def launch(folder: Path, run: Callable[[Request, Path], None] = run_request) -> None:
     """Run what is asked for, and have its bundle be the recipe's last.
+
+    Args:
+        folder: the run.
+        run: what does so.
 
     Raises:
         FeastrainError: as the run failed, or was stopped.
@@ -38,7 +42,7 @@ def launch(folder: Path) -> None:
     request = Request.load(folder)
     with noting_the_end(folder):
         if not is_published(Path(request.bundle)):
-            run_request(request, folder)
+            run(request, folder)
         point(Path(request.pointer), Path(request.bundle))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,15 +43,17 @@ def run_in_environment(folder: Path) -> None:
     # Else the job is started by a torchrun that the environment has not; ours starts the ranks.
     runtime.trainer.framework = "python"
     signal.signal(signal.SIGTERM, _pass_on)
-    name = client.train(
-        runtime=runtime,
-        trainer=CustomTrainer(
-            train_run, func_args={"folder": str(folder)}, env={**given, "PYTHONPATH": packages}
-        ),
-        options=[Name(Request.load(folder).name)],
-    )
-    for _ in client.get_job_logs(name, follow=True):
-        pass  # It prints them itself, as they come.
+    with tempfile.TemporaryDirectory() as scratch:
+        tempfile.tempdir = scratch  # where the backend leaves an environment that was stopped
+        name = client.train(
+            runtime=runtime,
+            trainer=CustomTrainer(
+                train_run, func_args={"folder": str(folder)}, env={**given, "PYTHONPATH": packages}
+            ),
+            options=[Name(Request.load(folder).name)],
+        )
+        for _ in client.get_job_logs(name, follow=True):
+            pass  # It prints them itself, as they come.
     last = notes(folder)[-1]
     if last.reason not in STILL:
         message = "no environment could be made for the run; see its lines"

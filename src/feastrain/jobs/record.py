@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from feastrain.errors import FeastrainError, InterruptedRun, UsageError
+from feastrain.jobs.job import Gang
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +66,11 @@ class Request:
         told = f"{self.nodes} x {self.processes} processes"
         about = {"name": self.name, "recipe": self.recipe, "run": self.run}
         note(folder, "Created", told, **about, nodes=self.nodes)
+
+    @property
+    def gang(self) -> Gang:
+        """Return its ranks."""
+        return Gang(self.nodes, self.processes)
 
     def arguments(self, folder: Path) -> list[str]:
         """Return the command line of `feastrain.training.run`."""
@@ -113,6 +119,10 @@ def noting_the_end(folder: Path) -> Iterator[None]:
         raise
     except FeastrainError as error:
         note(folder, "Failed", str(error), code=error.exit_code)
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        note(folder, "Failed", told, code=FeastrainError.exit_code)
         raise
     note(folder, "Complete")
 

@@ -266,13 +266,6 @@ def test_a_node_that_is_not_there_is_said(tmp_path: Path) -> None:
         LocalJobs(tmp_path).logs(folder.name, 2)
 
 
-def test_nodes_share_out_the_recipes_processes(tmp_path: Path) -> None:
-    """So that the weights are those of one node, unless each is to have as many as said."""
-    training = load_recipe(tiny_recipe(tmp_path, training="processes: 4")).training
-    gangs = [Gang.of(training), Gang.of(training, 2), Gang.of(training, 8), Gang.of(training, 2, 3)]
-    assert [Gang(1, 4), Gang(2, 2), Gang(8, 1), Gang(2, 3)] == gangs
-
-
 def test_kubeflows_client_is_told_what_is_refused(tmp_path: Path) -> None:
     """A function of one's own, a runtime that is not there, a job that will not complete."""
     here = pytest.importorskip("feastrain.jobs.here", reason="the extra `jobs` is not installed")
@@ -285,27 +278,6 @@ def test_kubeflows_client_is_told_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="is Failed: rows are missing"):
         client.wait_for_job_status(folder.name)
     assert ["feastrain-here"] == [runtime.name for runtime in client.list_runtimes()]
-
-
-def test_the_verbs_show_jobs(tmp_path: Path) -> None:
-    """List, get, events and logs, as another process sees them; wait leaves with the job's code."""
-    folder = made(tmp_path / "artifacts")
-    note(folder, "Failed", "rows are missing", code=3)
-    (folder / "node-0.log").write_text("one\ntwo\n")
-
-    def told(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "feastrain", "jobs", *words, "-C", str(tmp_path)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    (job,) = json.loads(told("list", "--json").stdout)
-    assert (folder.name, "Failed", "rows are missing") == (job["name"], job["state"], job["why"])
-    assert "one\ntwo\n" == told("logs", folder.name).stdout
-    assert "Failed      rows are missing" in told("events", folder.name).stdout
-    waited = told("wait", folder.name)
-    assert 3 == waited.returncode
-    assert "failed with exit code 3: rows are missing" in waited.stderr.splitlines()[-1]
-    assert 0 == told("delete", folder.name).returncode
-    assert "[]\n" == told("list", "--json").stdout
 
 
 @pytest.mark.distributed
@@ -353,3 +325,12 @@ def test_kubeflows_container_backend_trains(
     assert '"stage": "fit"' in (run.folder / "node-0.log").read_text()
     assert ({}, {}) == (containers.running, containers.networks)
     assert [] == list((tmp_path / ".kubeflow" / "trainer" / "containers").iterdir())
+
+
+def test_a_rank_in_a_container_leaves_its_exit_code(tmp_path: Path) -> None:
+    """Torchrun's own says nothing; that of a rank is what ends the run, or has it go on."""
+    rank = "from feastrain.jobs.portable import train_rank\nimport sys\n"
+    rank += "train_rank(folder=sys.argv[1], fresh='--fresh')"
+    command = [sys.executable, "-c", rank, str(tmp_path)]
+    told = subprocess.run(command, env={**os.environ, "RANK": "1"}, check=False, text=True)
+    assert (2, "2") == (told.returncode, (tmp_path / "exit.1").read_text())

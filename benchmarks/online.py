@@ -6,7 +6,8 @@ the raw client, with the numbers unpacked into an array: the same features, eigh
 store around them. All three hold the same rows of 421,570; each reads other entities every time.
 Systems take turns in blocks, and quantiles are over all calls of a system. Then one client of ours
 reads 10 entities without end while Redis is paused (SIGSTOP) and goes on, and is killed (SIGKILL):
-its slowest call, and when Redis answered again, are what an outage cost it.
+its slowest call, and when Redis answered again, are what an outage cost it. Last, forecasts end to
+end over HTTP (`online_forecasts.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from figures import Figure, options, tell
+from online_forecasts import CASES as FORECASTS
+from online_forecasts import forecasts
 from online_repo import FALLBACK, NAMES, ROWS, SPAN, address, apply, postgres, redis, write_rows
 
 if TYPE_CHECKING:
@@ -52,25 +55,30 @@ def main() -> None:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="online-")))
         server = stack.enter_context(redis())
         servers = address(server), stack.enter_context(postgres())
+        wanted = asked.case.split(",")
+        served = []
+        if set(wanted) & {*FORECASTS}:
+            served = forecasts(NAME, scratch, server, *servers, quick=asked.quick)
+        if not set(wanted) & {*CASES}:
+            tell(served, asked.json)
+            return
         write_rows(scratch / "rows.parquet", rows)
         systems = _systems(scratch, *servers, stack)
         blocks = QUICK_BLOCKS if asked.quick else BLOCKS
         times = {
-            case: _measured(systems, CASES[case], rows, blocks) for case in asked.case.split(",")
+            case: _measured(systems, CASES[case], rows, blocks) for case in wanted if case in CASES
         }
         outages = {
             "paused": _outage(systems["feastrain"], server, signal.SIGSTOP),
             "killed": _outage(systems["feastrain"], server, signal.SIGKILL),
         }
-    tell(
-        (
-            Figure(NAME, case, system, f"p{quantile}_ms", float(np.percentile(of, quantile)) * 1e3)
-            for case, by_system in times.items()
-            for system, of in by_system.items()
-            for quantile in (50, 99)
-        ),
-        asked.json,
-    )
+    figures = [
+        Figure(NAME, case, system, f"p{quantile}_ms", float(np.percentile(of, quantile)) * 1e3)
+        for case, by_system in times.items()
+        for system, of in by_system.items()
+        for quantile in (50, 99)
+    ]
+    tell([*figures, *served], asked.json)
     for what, of in outages.items():
         slowest, median = max(of) * 1e3, statistics.median(of) * 1e3
         print(
@@ -89,7 +97,9 @@ def main() -> None:
 
 
 def _extend(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--case", default=",".join(CASES), help="some of %(default)s")
+    parser.add_argument(
+        "--case", default=",".join([*CASES, *FORECASTS]), help="some of %(default)s"
+    )
 
 
 def _outage(read: Any, server: ValkeyServer, hurt: signal.Signals) -> list[float]:

@@ -5,11 +5,16 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from feastrain import Project
 from feastrain.settings import Settings
 from kaggle_tables import write_small_tables
 from small_tft import small_tft
+
+# How long an example takes is the machine's affair: no test asserts speed.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -244,20 +244,21 @@ class KubeApi:
         with self.lock:
             self.said.setdefault(pod, []).extend(f"{self._now()} {line}" for line in lines)
 
-    def end(self, name: str, code: int, node: int = 0, namespace: str = "default") -> None:
-        """Have a node's container leave with an exit code, and the controllers see it."""
-        job = self.objects["trainjobs", namespace, name]
-        pods = self._pods(namespace, name)
-        pod = pods[node]
+    def leave(self, name: str, code: int, node: int = 0, namespace: str = "default") -> None:
+        """Have a node's container leave with an exit code; no controller has seen it yet."""
         over = {"exitCode": code, "finishedAt": self._now(), "reason": "Error"}
-        pod["status"] = {
+        self._pods(namespace, name)[node]["status"] = {
             "phase": "Failed" if code else "Succeeded",
             "containerStatuses": [self._container({"terminated": over})],
         }
+
+    def end(self, name: str, code: int, node: int = 0, namespace: str = "default") -> None:
+        """Have a node's container leave with an exit code, and the controllers see it."""
+        self.leave(name, code, node, namespace)
+        job, pods = self.objects["trainjobs", namespace, name], self._pods(namespace, name)
         if code:
-            self._job_failed(
-                job, f"failed with exit code {code}", _exit_rule(self._spec(job), code)
-            )
+            rule = _exit_rule(self._spec(job), code)
+            self._job_failed(job, f"failed with exit code {code}", rule)
         elif all(one["status"]["phase"] == "Succeeded" for one in pods):
             self._condition(job, "Complete", "True", "jobset completed successfully")
 
@@ -365,6 +366,7 @@ class KubeApi:
                 "PET_MASTER_ADDR": f"{name}-node-0-0.{name}",
                 "PET_MASTER_PORT": "29500",
             }
+            _patch(spec, job["spec"].get("runtimePatches", []))
             container["env"] += [{"name": key, "value": value} for key, value in said.items()]
             pod = {
                 "apiVersion": "v1",
@@ -417,6 +419,13 @@ def _patched(patches: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for job in template.get("spec", {}).get("replicatedJobs", []):
             spec = job["template"]["spec"]["template"]["spec"]
             yield from [*spec.get("containers", []), *spec.get("initContainers", [])]
+
+
+def _patch(spec: dict[str, Any], patches: list[dict[str, Any]]) -> None:
+    """Give the containers of a pod the variables that patches have for them."""
+    containers = {one["name"]: one for one in spec["containers"] + spec.get("initContainers", [])}
+    for one in _patched(patches):
+        containers[one["name"]].setdefault("env", []).extend(one.get("env", []))
 
 
 def _selected(one: dict[str, Any], selector: str) -> bool:

@@ -27,11 +27,13 @@ from tiny_snapshot import tiny_recipe, tiny_snapshot
 GOLDEN = Path(__file__).parent / "golden"
 RUN = "3f6b0c9d2a417e58"
 ARGUMENTS = ["--recipe", "/feastrain/artifacts/runs/3f6b0c9d2a417e58/recipe.yaml"]
+ARGUMENTS += ["--snapshot", "/feastrain/artifacts/snapshots/0123456789abcdef"]
 PLACES = {
     "plain": Cluster(),
     "openshift-kueue": Cluster(openshift=True, queue="research", namespace="retail"),
     "volcano": Cluster(gang="volcano"),
     "coscheduling": Cluster(gang="coscheduling"),
+    "fetch": Cluster(fetch=True, fetch_from="s3://shop/snapshots", node_cache=Path("/var/feast")),
 }
 
 
@@ -76,6 +78,7 @@ def test_the_schemas_refuse_what_is_wrong(recipe: Any) -> None:
     [
         ("job-cpu", Size(nodes=2, processes=2, cpu=4, memory="8Gi"), "plain"),
         ("job-gpu", Size(gpus=1, memory="32Gi"), "openshift-kueue"),
+        ("job-fetch", Size(), "fetch"),
     ],
 )
 def test_a_job_is_as_the_golden_file_says(
@@ -85,7 +88,7 @@ def test_a_job_is_as_the_golden_file_says(
     golden(name, as_yaml(render(recipe, RUN, ARGUMENTS, size, PLACES[place])))
 
 
-@pytest.mark.parametrize("place", ["plain", "openshift-kueue"])
+@pytest.mark.parametrize("place", ["plain", "openshift-kueue", "fetch"])
 def test_runtimes_are_as_the_golden_file_says(place: str, golden: Any) -> None:
     """What is applied to a cluster is read in a review of the file that says so."""
     golden(f"runtimes-{place}", as_yaml(runtimes(PLACES[place])))
@@ -133,6 +136,13 @@ def test_paths_outside_the_shared_folder_are_refused(tmp_path: Path) -> None:
     assert "/mnt/shop/runs/a" == inside(tmp_path / "runs" / "a", tmp_path, place)
     with pytest.raises(UsageError, match="pods see the folder"):
         inside(Path("/etc/passwd"), tmp_path, place)
+
+
+def test_a_snapshot_that_nodes_fetch_is_read_from_their_disk(tmp_path: Path) -> None:
+    """All else is where the shared folder is mounted."""
+    place = Cluster(fetch=True)
+    assert "/feastrain/snapshots/a" == inside(tmp_path / "snapshots" / "a", tmp_path, place)
+    assert "/feastrain/artifacts/runs/a" == inside(tmp_path / "runs" / "a", tmp_path, place)
 
 
 def test_a_pod_outlives_the_last_checkpoint() -> None:

@@ -170,7 +170,7 @@ def test_a_recipe_fits_the_service(store: "FeatureStore", name: str) -> None:
     columns = resolve_service(store, recipe).columns
     assert {"store_type", "store_size"} == set(columns.static)
     calendar = {"holiday", "is_holiday", "week_of_year"}
-    assert (set() if name == "best" else calendar) == calendar & set(columns.known_ahead)
+    assert ({"holiday"} if name == "best" else calendar) == calendar & set(columns.known_ahead)
     assert () == columns.known_keys
     in_dollars = {name for name in columns.observed if re.match(r"sales_|missed_\d", name)}
     assert in_dollars - {"sales_growth"} | set(columns.stepped) == set(columns.label_units)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.distributed import HashStore, PrefixStore
 
 from feastrain.dataset.snapshot import Snapshot
-from feastrain.errors import DataError, FeastrainError, LostRankError
+from feastrain.errors import DataError, FeastrainError, LostRankError, SilentRankError
 from feastrain.jobs.train import train
 from feastrain.models.batches import Rows
 from feastrain.models.encoder import fit
@@ -73,20 +73,20 @@ def test_rank_that_does_not_join_is_named() -> None:
     first, _, third, _ = _meetings(4)
     with pytest.raises(FeastrainError, match=r"ranks 1, 3 of 4 did not join within 1 s") as missed:
         _at_once([lambda m=m: m.share("topic", "here") for m in (first, third)])
-    assert 1 == missed.value.exit_code
+    assert 70 == missed.value.exit_code
 
 
 @pytest.mark.parametrize(
     ("failure", "kind", "told"),
     [
-        ("/gloo/: Timed out waiting 1000ms", FeastrainError, "rank 1 did not answer for 1 s"),
+        ("/gloo/: Timed out waiting 1000ms", SilentRankError, "rank 1 did not answer for 1 s"),
         ("/gloo/: Connection closed by peer", LostRankError, "rank 1 is gone"),
     ],
 )
 def test_failed_collective_names_who_is_missing(
     failure: str, kind: type[FeastrainError], told: str
 ) -> None:
-    """Survivors of a silent rank leave for good; those of a dead one, to be started again."""
+    """Survivors of a silent rank and of a dead one leave with codes of their own."""
     meetings = _meetings(3)
     calls = [lambda m=m: m.explain(RuntimeError(failure)) for m in (meetings[0], meetings[2])]
     for error in _at_once(calls):
@@ -216,7 +216,7 @@ def test_rank_that_stops_answering_ends_the_run(snapshot: Snapshot, tmp_path: Pa
         stopped = ranks_of(process.pid)[1]
         os.kill(stopped, signal.SIGSTOP)
         _, told = process.communicate(timeout=120)
-    assert 1 == process.returncode, told
+    assert 70 == process.returncode, told
     assert told.splitlines()[-1].startswith("rank 1 did not answer for 8 s"), told
     assert not Path(f"/proc/{stopped}").exists()
 

@@ -44,7 +44,8 @@ def test_a_dry_run_for_a_cluster_is_refused_by_nobody(
     crds.require_crds()
     monkeypatch.setenv("FEASTRAIN_CLUSTER_NAMESPACE", "retail")
     words = ("--on", "kubernetes", "--nodes", "2", "--memory", "8Gi", "--dry-run")
-    objects = list(yaml.safe_load_all(told("train", "smoke", "-C", str(demand.root), *words)))
+    shown = told("train", "smoke", "-C", str(demand.root), *words)
+    objects = list(yaml.safe_load_all(shown))
     assert [] == [fault for one in objects for fault in crds.faults(one)]
     trainer = objects[0]["spec"]["trainer"]
     assert (2, "8Gi") == (trainer["numNodes"], trainer["resourcesPerNode"]["limits"]["memory"])
@@ -73,7 +74,9 @@ def test_the_verbs_show_jobs(tmp_path: Path) -> None:
     assert ("Failed", "rows are missing") == (job["state"], job["why"])
     assert "one\ntwo\n" == told("jobs", "logs", name, *project)
     assert "one\ntwo\n" == told("jobs", "logs", "-f", name, *project)
-    assert "Failed      rows are missing" in told("jobs", "events", name, *project)
+    assert "run 0123456789abcdef: Failed: rows are missing" in told(
+        "jobs", "events", name, *project
+    )
     told("jobs", "wait", name, *project, code=1)  # an error, which `main` tells in one line
     told("jobs", "delete", name, *project)
     assert [] == json.loads(told("jobs", "list", *project, "--json"))

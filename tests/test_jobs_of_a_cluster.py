@@ -1,5 +1,8 @@
 """Jobs sent, watched and stopped by Kubeflow's real client, over HTTP, with a small API server."""
 
+import json
+import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes.config import kube_config
+from typer.testing import CliRunner
 
 import crds
+from feastrain import Project
+from feastrain.cli import app
 from feastrain.errors import DataError, FeastrainError, UsageError
 from feastrain.jobs import trainer
 from feastrain.jobs.cluster import Size, render
+from feastrain.jobs.places import follow
 from feastrain.jobs.runtimes import MOST_RESTARTS, runtimes
 from feastrain.recipe import load_recipe
 from feastrain.settings import Cluster
@@ -21,10 +29,9 @@ from gangs import until
 from kube_api import KubeApi, Refused
 from tiny_snapshot import tiny_recipe
 
-pytest.importorskip("kubeflow.trainer", reason="the extra `jobs` is not installed")
-
 RUN = "3f6b0c9d2a417e58"
 ARGUMENTS = ["--recipe", f"/feastrain/artifacts/runs/{RUN}/recipe.yaml"]
+ARGUMENTS += ["--snapshot", "/feastrain/snapshots/0123456789abcdef"]
 NAME = "tiny-3f6b0c9d2a41"
 POLL = 0.02
 
@@ -78,6 +85,7 @@ def test_what_is_shown_is_what_is_sent(
     jobs: trainer.Jobs, api: KubeApi, objects: list[dict[str, Any]]
 ) -> None:
     """The server gets the rendered objects, and the budget goes when its job does."""
+    crds.require_crds()
     assert NAME == jobs.submit(objects)
     for shown, resource in zip(objects, ("trainjobs", "poddisruptionbudgets"), strict=True):
         sent = api.find(resource, "default", NAME)
@@ -86,6 +94,24 @@ def test_what_is_shown_is_what_is_sent(
         assert crds.defaulted(shown)["spec"] == sent["spec"]
     jobs.delete(NAME)
     assert [] == [key for key in api.objects if key[0] != "clustertrainingruntimes"]
+
+
+def test_pods_are_told_which_snapshot_to_fetch(
+    api: KubeApi, tmp_path: Path, jobs: trainer.Jobs
+) -> None:
+    """The job patches the runtime's container that fetches, which Kubeflow allows."""
+    place = Cluster(fetch=True, fetch_from="s3://shop/snapshots/")
+    recipe = load_recipe(tiny_recipe(tmp_path))
+    api.objects.clear()
+    api.apply(*runtimes(place))
+    shown = render(recipe, RUN, ARGUMENTS, Size(), place)
+    jobs.submit(shown)
+    sent = api.find("trainjobs", "default", NAME)
+    assert shown[0]["spec"]["runtimePatches"] == sent["spec"]["runtimePatches"]
+    (pod,) = api.all("pods", "default")
+    (fetching,) = pod["spec"]["initContainers"]
+    told = {"name": "SNAPSHOT", "value": "s3://shop/snapshots/0123456789abcdef"}
+    assert told in fetching["env"]
 
 
 def test_kubeflows_client_finds_the_job(running: trainer.Jobs, api: KubeApi) -> None:
@@ -134,7 +160,9 @@ def test_a_failure_ends_the_wait_with_the_ranks_last_line(
     """At once, as the error of the node that failed first, not of one that it took along."""
     api.say(NAME, "the loss of rows 3 to 5 is not finite", node=1)
     ended = _in_background(lambda: running.wait(NAME, 60))
-    api.end(NAME, 3, node=1)
+    with api.lock:
+        api.leave(NAME, 69, node=0)
+        api.end(NAME, 3, node=1)
     told = ended()
     expected = "node 1 left with exit code 3: the loss of rows 3 to 5 is not finite"
     assert (DataError, f"the job {NAME} failed: {expected}") == (type(told), str(told))
@@ -160,7 +188,7 @@ def test_asking_a_node_to_leave_costs_no_restart(running: trainer.Jobs, api: Kub
     assert "Created" == running.get(NAME).state
 
 
-@pytest.mark.parametrize("code", [69, 137])
+@pytest.mark.parametrize("code", [69, 70, 137])
 def test_lost_nodes_are_replaced_ten_times(code: int, running: trainer.Jobs, api: KubeApi) -> None:
     """A rank that lost another, or was killed, costs one of the restarts; then the job fails."""
     for _ in range(MOST_RESTARTS):
@@ -309,6 +337,26 @@ def test_what_the_schemas_refuse_is_said(
     assert expected in str(told.value)
 
 
+def test_the_role_of_the_docs_is_what_is_asked(running: trainer.Jobs, api: KubeApi) -> None:
+    """Every right of it is needed, and no other; its YAML is what Kubernetes takes."""
+    text = (Path(__file__).parents[1] / "docs" / "kubernetes.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    role, claim = yaml.safe_load_all(block)
+    assert [] == crds.faults(role) + crds.faults(claim)
+    running.all()
+    for ask in ("events", "logs", "stop", "resume", "delete"):
+        list(getattr(running, ask)(NAME) or ())
+    granted = {
+        f"{verb} {resource}"
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    # May be forbidden: the client only looks there for a version that it warns of.
+    asked = set(api.asked) - {"get configmaps", "get clustertrainingruntimes"}
+    assert granted == asked
+
+
 def test_a_missing_runtime_is_said_with_its_remedy(
     jobs: trainer.Jobs, api: KubeApi, objects: list[dict[str, Any]]
 ) -> None:
@@ -419,3 +467,54 @@ def _in_background(act: Any) -> Any:
         return outcome[0]
 
     return wait
+
+
+def test_the_verbs_do_what_they_say(
+    running: trainer.Jobs, api: KubeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """List, log, stop and resume on the command line; one that fails ends `wait` with its code."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def asked(verb: str, *words: str) -> Any:
+        return CliRunner().invoke(app, ["jobs", verb, *words, "--on", "kubernetes"])
+
+    assert NAME in asked("list").stdout
+    (told,) = json.loads(asked("list", "--json").stdout)
+    assert (NAME, "Running", 2) == (told["name"], told["state"], told["nodes"])
+    api.say(NAME, "epoch 1")
+    assert "epoch 1\n" == asked("logs", NAME).stdout
+    assert 0 == asked("stop", NAME).exit_code
+    assert "Suspended" == running.get(NAME).state
+    assert 0 == asked("resume", NAME).exit_code
+    api.run(NAME)
+    api.end(NAME, 3)
+    assert isinstance(asked("wait", NAME).exception, DataError)
+    assert 0 == asked("delete", NAME).exit_code
+    assert [] == running.all()
+
+
+def test_a_recipe_is_trained_on_a_cluster_from_the_command_line(
+    demand: Project, jobs: trainer.Jobs, api: KubeApi, tmp_path: Path
+) -> None:
+    """What a dry run prints is what is sent, and a second call finds the job there."""
+    crds.require_crds()
+    project = Project(shutil.copytree(demand.root, tmp_path / "demand", symlinks=True))
+    recipe = project.recipe_path("smoke")
+    recipe.write_text(recipe.read_text().replace("epochs: 1", "epochs: 2"))
+    asked, cluster = CliRunner(), ["--on", "kubernetes", "--nodes", "2"]
+    command = ["train", "smoke", "--project", str(project.root), *cluster]
+    shown = asked.invoke(app, [*command, "--dry-run"], catch_exceptions=False).stdout
+    job, budget = yaml.safe_load_all(shown[shown.index("---") :])
+    assert [] == jobs.all()
+    told = asked.invoke(app, [*command, "--json"], catch_exceptions=False).stdout
+    assert {"job": job["metadata"]["name"]} == json.loads(told)
+    for one, resource in ((job, "trainjobs"), (budget, "poddisruptionbudgets")):
+        sent = api.find(resource, "default", job["metadata"]["name"])
+        assert crds.defaulted(one)["spec"] == sent["spec"]
+    asked.invoke(app, command, catch_exceptions=False)
+    assert 1 == len(jobs.all())
+    api.run(job["metadata"]["name"])
+    for node in (0, 1):
+        api.end(job["metadata"]["name"], 0, node)
+    with pytest.raises(FeastrainError, match=r"is complete, but its bundle is not in .*/bundles/"):
+        follow(jobs, job["metadata"]["name"], project._run("smoke"))

@@ -19,7 +19,7 @@ from tiny_snapshot import COLUMNS, TFT, tiny_recipe
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 GIB = 1 << 30
-few = settings(max_examples=10, deadline=None)
+few = settings(max_examples=6, deadline=None)
 
 
 def tiny_rows(train: int = 100_000) -> TrainingRows:
@@ -74,7 +74,7 @@ def test_a_wider_tft_or_batch_never_needs_less(tft: Recipe) -> None:
 
 
 @given(st.integers(GIB // 2, 3 * GIB), st.floats(0.5, 3), st.integers(1, 12), st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_a_size_fits_its_queue(
     mlp: Recipe, memory: int, needed: float, ranks: int, nodes: int
 ) -> None:
@@ -157,6 +157,10 @@ def test_what_cannot_fit_is_one_line(mlp: Recipe) -> None:
     told = "of it for 12,000,000 rows, and a node of the queue has 2.15 GB; take a queue with more"
     with pytest.raises(UsageError, match=told):
         size(tiny_rows(10_000_000), mlp, Queue(memory_bytes=2 * GIB))
+    alone = with_values(mlp, {"training.processes": 1})
+    assert size(tiny_rows(), alone, Queue(memory_bytes=2 * GIB)).memory_bytes <= 2 * GIB
+    with pytest.raises(UsageError, match=r"a node of the queue has 2\.15 GB"):
+        size(tiny_rows(), alone, Queue(memory_bytes=2 * GIB), Measured(4 * GIB, GIB))
     told = "needs 2 nodes for its 2 processes, 1 on each, and the queue gives 1"
     with pytest.raises(UsageError, match=told):
         size(tiny_rows(), mlp, Queue(memory_bytes=GIB, nodes=1))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from certificates import make_certificate
 from fakes import FakeTrainJob
 from feastrain.artifacts import write_json
 from feastrain.errors import InterruptedRun
@@ -198,23 +200,31 @@ def test_interrupted_trainjob_is_not_at_100_percent() -> None:
 
 @pytest.fixture
 def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list]:
-    """Statuses that a server standing as Kubeflow's controller was sent."""
+    """Statuses sent to a server that stands where Kubeflow's controller does: TLS and a token."""
     told: list = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            told.append(body["trainerStatus"])
-            self.send_response(200)
+            known = self.headers["Authorization"] == "Bearer a-token"
+            if known:
+                told.append(body["trainerStatus"])
+            self.send_response(200 if known else 401)
             self.end_headers()
 
         def log_message(self, *args: object) -> None:
             pass
 
-    (tmp_path / "token").write_text("a-token")
+    (tmp_path / "token").write_text("a-token\n")
+    certificate, key = make_certificate(tmp_path, "controller")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        url = f"http://127.0.0.1:{server.server_port}"
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = f"https://127.0.0.1:{server.server_port}"
         monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", url)
+        monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_CA_CERT", str(certificate))
         monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_TOKEN", os.fspath(tmp_path / "token"))
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -225,7 +235,7 @@ def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list
 
 @pytest.mark.integration
 def test_kubeflows_own_client_sends_the_last_state(controller: list) -> None:
-    """Through Kubeflow's client, throttled as it is, the controller hears how the run ended."""
+    """Over TLS, with the token, throttled as it is: the controller hears how the run ended."""
     trainer = pytest.importorskip("kubeflow.trainer")
     from feastrain.training.trainjob import PAUSE_SECONDS
 
@@ -234,3 +244,21 @@ def test_kubeflows_own_client_sends_the_last_state(controller: list) -> None:
     assert 100 == controller[-1]["progressPercentage"]
     assert 0 == controller[-1]["estimatedRemainingSeconds"]
     assert {"name": "validation_wmae", "value": "3.0"} in controller[-1]["metrics"]
+
+
+@pytest.mark.integration
+def test_a_server_that_is_not_the_controller_is_told_nothing(
+    controller: list,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A certificate that another signed ends the call before the token is sent; the run goes on."""
+    trainer = pytest.importorskip("kubeflow.trainer")
+    other, _ = make_certificate(tmp_path, "other")
+    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_CA_CERT", str(other))
+    # What the test before sent is no reason to send nothing now.
+    monkeypatch.setattr("kubeflow.trainer.backends.kubernetes.utils._last_update_time", -60.0)
+    _steps(trainer.update_trainjob_status, PAUSE, "finished")
+    assert [] == controller
+    assert "certificate verify failed" in caplog.text

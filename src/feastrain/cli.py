@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from feastrain import jobs_verbs
 from feastrain.errors import ExpectationError, FeastrainError, UsageError
 from feastrain.inspection import Engine  # noqa: TC001 - read by typer
-from feastrain.jobs.job import On
+from feastrain.jobs.job import On  # noqa: TC001 - read by typer
 from feastrain.project import Project
 from feastrain.version import __version__
 
@@ -32,10 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-jobs_app = typer.Typer(
-    help="List, watch and stop training jobs, here or on a cluster.", no_args_is_help=True
-)
-app.add_typer(jobs_app, name="jobs")
+app.add_typer(jobs_verbs.app, name="jobs")
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="A recipe's name (mlp) or file.", metavar="RECIPE")
@@ -61,14 +59,6 @@ DataOption = Annotated[
         "--data", help="Folder of Kaggle's Walmart CSVs; else a synthetic twin.", metavar="DIR"
     ),
 ]
-OnOption = Annotated[On, typer.Option(help="Where jobs run.")]
-JobArgument = Annotated[str, typer.Argument(help="The job's name.", metavar="JOB")]
-NodesOption = Annotated[int, typer.Option(min=1, help="How many nodes.")]
-CpuOption = Annotated[
-    int | None, typer.Option(min=1, help="Cores of each node of a cluster; one a process.")
-]
-MemoryOption = Annotated[str, typer.Option(help="Memory of each node of a cluster.")]
-GpusOption = Annotated[int, typer.Option(min=0, help="GPUs of each node of a cluster.")]
 SeedOption = Annotated[int, typer.Option(help="What the synthetic twin is drawn from.")]
 
 
@@ -278,7 +268,7 @@ def train(  # noqa: PLR0913 - a flag each
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
     on: Annotated[On, typer.Option(help="Where it runs.")] = "here",
-    nodes: NodesOption = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="How many nodes.")] = 1,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -286,14 +276,20 @@ def train(  # noqa: PLR0913 - a flag each
         ),
     ] = None,
     *,
-    cpu: CpuOption = None,
-    memory: MemoryOption = "4Gi",
-    gpus: GpusOption = 0,
+    cpu: Annotated[
+        int | None, typer.Option(min=1, help="Cores of each node of a cluster; one a process.")
+    ] = None,
+    memory: Annotated[str, typer.Option(help="Memory of each node of a cluster.")] = "4Gi",
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node of a cluster.")] = 0,
     fresh: Annotated[bool, typer.Option(help="Start over, without a checkpoint.")] = False,
     follow: Annotated[
-        bool,
-        typer.Option(help="Stay until it ends; else it goes on in the background, as a job."),
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--follow/--no-follow",
+            help="Stay until it ends, by default unless it runs on a cluster; else it goes on in "
+            "the background, as one of `feastrain jobs`.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")
     ] = False,
@@ -305,39 +301,22 @@ def train(  # noqa: PLR0913 - a flag each
     if dry_run:
         typer.echo(opened.show_job(recipe, fresh=fresh, on=on, size=size), nl=False)
         return
-    if not follow and (job := opened.submit(recipe, fresh=fresh, on=on, size=size)) is not None:
+    stay = on != "kubernetes" if follow is None else follow
+    if not stay and (job := opened.submit(recipe, fresh=fresh, on=on, size=size)) is not None:
         _show({"job": job}, as_json=as_json)
         return
-    bundle = opened.train(recipe, fresh=fresh and follow, on=on, size=size)
+    bundle = opened.train(recipe, fresh=fresh and stay, on=on, size=size)
     _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
 
 
 @app.command()
-def render(  # noqa: PLR0913 - a flag each
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name or file.")] = None,
-    project: ProjectOption = Path(),
-    *,
-    nodes: NodesOption = 1,
-    processes: Annotated[
-        int, typer.Option("--nproc-per-node", min=1, help="Training processes on each.")
-    ] = 1,
-    cpu: CpuOption = None,
-    memory: MemoryOption = "4Gi",
-    gpus: GpusOption = 0,
-) -> None:
-    """Print what trains a recipe on Kubernetes, for `kubectl apply -f -`.
-
-    Without a recipe: the training runtimes that its jobs name, to be applied once for a cluster.
-    """
-    from feastrain.jobs.cluster import Size, as_yaml
+def render() -> None:
+    """Print the training runtimes of a cluster, which its jobs name: | kubectl apply -f -."""
+    from feastrain.jobs.cluster import as_yaml
     from feastrain.jobs.runtimes import runtimes
     from feastrain.settings import load_cluster
 
-    if recipe is None:
-        objects = runtimes(load_cluster())
-    else:
-        objects = Project(project).render(recipe, Size(nodes, processes, cpu, memory, gpus))
-    typer.echo(as_yaml(objects), nl=False)
+    typer.echo(as_yaml(runtimes(load_cluster())), nl=False)
 
 
 @app.command()
@@ -472,97 +451,6 @@ def serve(
 ) -> None:
     """Serve forecasts over HTTP, and the planner's page."""
     Project(project).serve(recipe, host, port, workers)
-
-
-@jobs_app.command("list")
-def jobs_list(
-    project: ProjectOption = Path(), on: OnOption = "here", *, as_json: JsonOption = False
-) -> None:
-    """List all jobs, the newest first."""
-    from dataclasses import asdict
-
-    from feastrain.report import show_jobs
-
-    found = Project(project).jobs(on).all()
-    if as_json:
-        _show([asdict(job) for job in found], as_json=True)
-    else:
-        show_jobs(found)
-
-
-@jobs_app.command("get")
-def jobs_get(
-    name: JobArgument,
-    project: ProjectOption = Path(),
-    on: OnOption = "here",
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """Say how a job is."""
-    from dataclasses import asdict
-
-    _show(asdict(Project(project).jobs(on).get(name)), as_json=as_json)
-
-
-@jobs_app.command("logs")
-def jobs_logs(
-    name: JobArgument,
-    project: ProjectOption = Path(),
-    on: OnOption = "here",
-    node: Annotated[int, typer.Option(min=0, help="Whose lines.")] = 0,
-    *,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job ends.")
-    ] = False,
-) -> None:
-    """Print the lines of a node."""
-    for line in Project(project).jobs(on).logs(name, node, follow=follow):
-        typer.echo(line)
-
-
-@jobs_app.command("events")
-def jobs_events(
-    name: JobArgument,
-    project: ProjectOption = Path(),
-    on: OnOption = "here",
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """Print what happened to a job: when it started, was restarted, stopped, ended."""
-    told = [
-        {"time": one.event_time.isoformat(), "reason": one.reason, "message": one.message}
-        for one in Project(project).jobs(on).events(name)
-    ]
-    if as_json:
-        _show(told, as_json=True)
-        return
-    for one in told:
-        typer.echo(f"{one['time'][:19]}  {one['reason']:<10}  {one['message']}".rstrip())
-
-
-@jobs_app.command("wait")
-def jobs_wait(
-    name: JobArgument,
-    project: ProjectOption = Path(),
-    on: OnOption = "here",
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds after which to give up.")] = float(
-        "inf"
-    ),
-) -> None:
-    """Wait until a job is complete; one that fails is told at once, with its exit code."""
-    Project(project).jobs(on).wait(name, timeout)
-
-
-@jobs_app.command("stop")
-def jobs_stop(name: JobArgument, project: ProjectOption = Path(), on: OnOption = "here") -> None:
-    """Have a job save a checkpoint and end; `train` goes on from there."""
-    Project(project).jobs(on).stop(name)
-
-
-@jobs_app.command("delete")
-def jobs_delete(name: JobArgument, project: ProjectOption = Path(), on: OnOption = "here") -> None:
-    """End a job and forget it; its run keeps its checkpoints."""
-    Project(project).jobs(on).delete(name)
 
 
 @app.callback(invoke_without_command=True)

@@ -10,6 +10,7 @@
     │   └── ArtifactError          a published artefact is damaged or incomplete
     ├── LeakageError            4  a feature knows the future
     ├── LostRankError          69  another process of the run died; all start again
+    ├── SilentRankError        70  another process of the run does not answer
     └── InterruptedRun         75  stopped on request; the same command resumes
 
 A message is one line: what is wrong, where, and what to do.
@@ -68,6 +69,12 @@ class LostRankError(FeastrainError):
     exit_code = 69
 
 
+class SilentRankError(FeastrainError):
+    """Another process of a training run does not answer: it is stuck, or its node is cut off."""
+
+    exit_code = 70
+
+
 class InterruptedRun(FeastrainError):  # noqa: N818 - being asked to stop is no error
     """Stopped on request with a checkpoint saved; the same command resumes."""
 
@@ -82,6 +89,7 @@ BY_CODE: dict[int, type[FeastrainError]] = {
         DataError,
         LeakageError,
         LostRankError,
+        SilentRankError,
         InterruptedRun,
     )
 }

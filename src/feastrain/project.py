@@ -216,7 +216,7 @@ class Project(Inspection):
         if name is not None:
             from feastrain.jobs.places import follow
 
-            follow(self.jobs(on), name)
+            follow(self.jobs(on), name, self._run(recipe))
         return self._train(recipe, snapshot)
 
     def submit(

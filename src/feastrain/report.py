@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -94,6 +95,20 @@ def show_trials(tuned: Tuned) -> None:
     console = _console()
     console.print(table)
     console.print(f"best recipe: {tuned.recipe}", markup=False)
+
+
+def show_jobs(jobs: Sequence[Job]) -> None:
+    """Print jobs: their state, how far each is, and what is said of it."""
+    table = Table(title=f"{len(jobs)} jobs", title_style="bold")
+    for heading in ("job", "recipe", "state", "nodes", "done", "left", "why"):
+        table.add_column(heading)
+    for job in jobs:
+        done = "" if job.percent is None else f"{job.percent}%"
+        left = (
+            "" if job.remaining_seconds is None else str(timedelta(seconds=job.remaining_seconds))
+        )
+        _add_row(table, job.name, job.recipe, job.state, str(job.nodes), done, left, job.why)
+    _console().print(table)
 
 
 def show_verdicts(verdicts: list[dict[str, Any]]) -> None:
@@ -324,17 +339,6 @@ def show_skew(report: SkewReport) -> None:
     if not report.findings:
         for view, count in report.compared.items():
             _add_row(table, view, "", "", f"0 of {count:,}")
-    _console().print(table)
-
-
-def show_jobs(jobs: Sequence[Job]) -> None:
-    """Print a line for each job."""
-    table = Table(title=f"{len(jobs)} jobs", title_style="bold")
-    for heading in ("job", "recipe", "state", "nodes", "done", "why"):
-        table.add_column(heading)
-    for job in jobs:
-        done = "" if job.percent is None else f"{job.percent}%"
-        _add_row(table, job.name, job.recipe, job.state, str(job.nodes), done, job.why)
     _console().print(table)
 
 

@@ -192,6 +192,17 @@ class Cluster(BaseSettings):
     artifacts: Path = Path("/feastrain/artifacts")
     """Where pods see this project's artifacts folder."""
 
+    fetch: bool = False
+    """Whether each node copies the snapshot to a disk of its own before it trains."""
+
+    fetch_from: str | None = None
+    """Folder or address, as s3://shop/snapshots, that snapshots are fetched from; by default that
+    of the artifacts folder."""
+
+    node_cache: Path | None = None
+    """Folder of each node that keeps snapshots for all its pods and later jobs; by default, each
+    pod fetches for itself. OpenShift's restricted-v2 allows no such folder."""
+
     queue: str | None = None
     """Kueue's local queue that jobs wait in; without it, they start at once."""
 

@@ -104,7 +104,10 @@ def stage(name: str, *, live: bool = True) -> Iterator[Stage]:
 
 def event(kind: str, **facts: object) -> None:
     """Write one JSON line to standard error."""
-    print(json.dumps({"event": kind, **facts}, default=_plain), file=sys.stderr, flush=True)  # noqa: T201
+    line = json.dumps({"event": kind, **facts}, default=_plain)
+    # In one go: other processes write to the same place.
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def say(text: str) -> None:

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from feastrain.errors import BY_CODE, InterruptedRun, LostRankError
+from feastrain.errors import InterruptedRun, LostRankError, SilentRankError
 from feastrain.jobs.job import LAST_LINES
 from feastrain.telemetry import say
 
@@ -31,7 +31,8 @@ FOLLOW_SECONDS = 5.0
 """How long nodes may take to end by themselves once one has."""
 SHUTDOWN_SECONDS = 40.0
 """How long they may take once they are asked to; torchrun gives their ranks 30 s."""
-FOLLOWERS = frozenset({LostRankError.exit_code, InterruptedRun.exit_code})
+FOLLOWERS = frozenset(error.exit_code for error in (LostRankError, SilentRankError, InterruptedRun))
+"""What a rank leaves with because of another, or because it was asked to."""
 
 
 def log_of(folder: Path, node: int) -> Path:
@@ -93,11 +94,6 @@ def death(failed: dict[int, int], what: str) -> str:
         return f"node {who} lost a rank"
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return f"{what} {who} ended with {how}"
-
-
-def final_code(failed: dict[int, int]) -> int | None:
-    """Return the exit code that says that the run would fail in the same way again, if one does."""
-    return next((code for code in failed.values() if code in BY_CODE.keys() - FOLLOWERS), None)
 
 
 @contextlib.contextmanager

@@ -7,16 +7,25 @@ through the volume they share with this project.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from feastrain.errors import UsageError
-from feastrain.jobs.runtimes import API, CPU, GPU, LABELS, TFT
+from feastrain.jobs.runtimes import (
+    API,
+    CACHE,
+    CPU,
+    FETCH,
+    GPU,
+    LABELS,
+    NODE,
+    SOURCE,
+    TFT,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from feastrain.recipe import Recipe
     from feastrain.settings import Cluster
 
@@ -102,7 +111,7 @@ def render(
         )
         raise UsageError(message)
     name = job_name(recipe.name, run)
-    job = {
+    job: dict[str, Any] = {
         "apiVersion": API,
         "kind": "TrainJob",
         "metadata": {
@@ -125,7 +134,22 @@ def render(
             },
         },
     }
+    if cluster.fetch:
+        snapshot = Path(arguments[arguments.index("--snapshot") + 1])
+        job["spec"]["runtimePatches"] = [_fetching(snapshot.name, cluster)]
     return [job, *_disruption_budget(name, size, cluster)]
+
+
+def _fetching(snapshot: str, cluster: Cluster) -> dict[str, Any]:
+    """Return the patch of a runtime that says which snapshot its pods fetch."""
+    source = cluster.fetch_from or str(cluster.artifacts / "snapshots")
+    said = {"name": SOURCE, "value": f"{source.rstrip('/')}/{snapshot}"}
+    pod = {"initContainers": [{"name": FETCH, "env": [said]}]}
+    job = {"name": NODE, "template": {"spec": {"template": {"spec": pod}}}}
+    return {
+        "manager": "feastrain.dev/render",
+        "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [job]}}},
+    }
 
 
 def as_yaml(objects: list[dict[str, Any]]) -> str:
@@ -154,11 +178,13 @@ def _disruption_budget(name: str, size: Size, cluster: Cluster) -> list[dict[str
 
 
 def inside(path: Path, artifacts: Path, cluster: Cluster) -> str:
-    """Return where pods see a path of the artifacts folder.
+    """Return where pods see a path of the artifacts folder, or the snapshot that they fetch.
 
     Raises:
         UsageError: it is elsewhere.
     """
+    if cluster.fetch and path.resolve().parent == (artifacts / "snapshots").resolve():
+        return str(CACHE / path.name)
     try:
         return str(cluster.artifacts / path.resolve().relative_to(artifacts.resolve()))
     except ValueError as error:

@@ -21,6 +21,7 @@ from feastrain.jobs.agents import last_lines, log_of
 from feastrain.jobs.job import ENDED, Job
 from feastrain.jobs.record import (
     NOTES,
+    REQUEST,
     STILL,
     Request,
     is_held,
@@ -174,6 +175,19 @@ class LocalJobs:
                 raise FeastrainError(message)
         if notes(folder)[-1].reason not in STILL:
             note(folder, "Suspended", told)
+
+    def resume(self, name: str) -> None:
+        """Have a job that was stopped, or failed, go on from its last checkpoint, here.
+
+        Raises:
+            UsageError: there is no such job, it is at work, or it was run in the foreground.
+        """
+        folder = self._folder(name)
+        if not (folder / REQUEST).is_file():
+            recipe = _job(folder).recipe
+            message = f"the job {name} was run in the foreground: `feastrain train {recipe}`"
+            raise UsageError(message)
+        self.submit(folder)
 
     def delete(self, name: str) -> None:
         """End a job and forget it; its run's folder, with all checkpoints, stays.

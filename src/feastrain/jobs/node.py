@@ -19,8 +19,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.run import main as torchrun
 
-from feastrain.errors import InterruptedRun, LostRankError
-from feastrain.jobs.agents import death, final_code
+from feastrain.errors import BY_CODE, InterruptedRun, LostRankError
+from feastrain.jobs.agents import death
 from feastrain.telemetry import say
 from feastrain.training.distributed import die_with_parent
 
@@ -49,13 +49,10 @@ def run_node(arguments: list[str]) -> int:
 
 
 def _code(codes: dict[int, int]) -> int:
-    final = final_code(codes)
-    if final is not None:
-        return final
-    if InterruptedRun.exit_code in codes.values():
-        return InterruptedRun.exit_code
-    say(death(codes, "rank"))
-    return _lost()
+    told = [code for code in codes.values() if code in BY_CODE.keys() - {LostRankError.exit_code}]
+    if not told:
+        say(death(codes, "rank"))
+    return next(iter(told), _lost())
 
 
 def _lost() -> int:

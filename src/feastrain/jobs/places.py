@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from feastrain.errors import UsageError
+from feastrain.errors import FeastrainError, InterruptedRun, UsageError
 from feastrain.jobs.agents import commands
 from feastrain.jobs.cluster import Size, as_yaml, inside, render
 from feastrain.jobs.job import Gang
@@ -95,18 +95,31 @@ def show(on: On, recipe: Recipe, run: Run, artifacts: Path, size: Size, *, fresh
 def _objects(
     recipe: Recipe, run: Run, artifacts: Path, size: Size, *, fresh: bool
 ) -> list[dict[str, Any]]:
+    if fresh:
+        message = "--fresh is for runs here; a job of a cluster goes on from its last checkpoint"
+        raise UsageError(message)
     cluster = load_cluster()
     arguments = run.arguments(partial(inside, artifacts=artifacts, cluster=cluster))
-    anew = ["--fresh"] if fresh else []
-    return render(recipe, run.fingerprint, [*arguments, *anew], size, cluster)
+    return render(recipe, run.fingerprint, arguments, size, cluster)
 
 
-def follow(jobs: Any, name: str) -> None:
+def follow(jobs: Any, name: str, run: Run) -> None:
     """Tell the lines of a job on standard error until it ends.
 
     Raises:
-        FeastrainError: it failed, as the error that its rank left with.
+        InterruptedRun: Ctrl-C; the job goes on.
+        FeastrainError: it failed, as the error that its rank left with; or its bundle is not here.
     """
-    for line in jobs.logs(name, follow=True):
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - what the ranks told
-    jobs.wait(name)
+    try:
+        for line in jobs.logs(name, follow=True):
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - what the ranks told
+        jobs.wait(name)
+    except KeyboardInterrupt as interrupt:
+        message = f"the job {name} goes on; `feastrain jobs` follows and stops it"
+        raise InterruptedRun(message) from interrupt
+    if not run.is_done():
+        message = (
+            f"the job {name} is complete, but its bundle is not in {run.bundle}: "
+            "mount the job's volume where FEASTRAIN_ARTIFACTS says"
+        )
+        raise FeastrainError(message)

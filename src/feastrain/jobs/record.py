@@ -88,6 +88,8 @@ class Note(NamedTuple):
     """Created, Started, Restarted, Suspended, Failed or Complete."""
     message: str
     facts: dict[str, Any]
+    involved_object_name: str
+    involved_object_kind: str = "run"
 
 
 def note(folder: Path, reason: str, message: str = "", **facts: Any) -> None:
@@ -105,7 +107,9 @@ def notes(folder: Path) -> list[Note]:
             with contextlib.suppress(ValueError):
                 facts = json.loads(line)
                 moment = datetime.fromtimestamp(facts.pop("time"), UTC)
-                found.append(Note(moment, facts.pop("reason"), facts.pop("message"), facts))
+                found.append(
+                    Note(moment, facts.pop("reason"), facts.pop("message"), facts, folder.name)
+                )
     return found
 
 
@@ -157,7 +161,8 @@ def take(folder: Path) -> int:
             if time.monotonic() > deadline:
                 os.close(lock)
                 message = (
-                    f"another `feastrain train` is at work in {folder}; wait for it or stop it"
+                    f"another `feastrain train` is at work in {folder}; wait for it or stop it: "
+                    "see `feastrain jobs list`"
                 )
                 raise UsageError(message) from error
             time.sleep(0.02)

@@ -3,8 +3,9 @@
 A ClusterTrainingRuntime is made once for a cluster, by those who run it; jobs name it. What a run
 survives is decided here:
 
-* A node that was asked to leave (75), or lost another (69), or is evicted, ends all nodes, and all
-  start again from the last checkpoint. Evictions and requests to stop cost no restart.
+* A node that was asked to leave (75), or lost another (69) or is cut off from it (70), or is
+  evicted, ends all nodes, and all start again from the last checkpoint. Evictions and requests to
+  stop cost no restart.
 * An error that would come again (1 to 4 of `feastrain.errors`) ends the run at once.
 
 Torchrun's own restarts are off: they would keep the pods of a node that is gone.
@@ -12,6 +13,7 @@ Torchrun's own restarts are off: they would keep the pods of a node that is gone
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feastrain.errors import DataError, FeastrainError, InterruptedRun, LeakageError, UsageError
@@ -26,6 +28,12 @@ NODE = "node"
 """What Kubeflow's controller calls the replicated job, and the container, that trains."""
 LABELS = {"app.kubernetes.io/name": "feastrain", "app.kubernetes.io/component": "train"}
 MOUNT = "artifacts"
+FETCH, CACHE = "fetch", Path("/feastrain/snapshots")
+"""The container that fetches the snapshot before `node` starts, and where it puts it."""
+SOURCE = "SNAPSHOT"
+"""Variable of that container, by which a job says what to fetch."""
+STORE_SECRET = "feastrain-store"  # noqa: S105 - the name of one
+"""Secret that may hold what an object store asks for, as AWS_ACCESS_KEY_ID."""
 METRICS_PORT = 8081
 MOST_RESTARTS = 10
 SHUTDOWN_SECONDS = 240
@@ -143,11 +151,39 @@ def _pod(name: str, cluster: Cluster) -> dict[str, Any]:
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
         ],
     }
+    if cluster.fetch:
+        _add_fetch(pod, cluster)
     if name != CPU:
         pod["tolerations"] = [
             {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
         ]
     return pod
+
+
+def _add_fetch(pod: dict[str, Any], cluster: Cluster) -> None:
+    """Have a pod fetch the snapshot that its job names, to a disk of the node."""
+    (node,) = pod["containers"]
+    kept = {"name": "snapshots", "mountPath": str(CACHE)}
+    disk: dict[str, Any] = {"emptyDir": {}}
+    if cluster.node_cache:
+        disk = {"hostPath": {"path": str(cluster.node_cache), "type": "DirectoryOrCreate"}}
+    pod["volumes"].append({"name": "snapshots", **disk})
+    pod["initContainers"] = [
+        {
+            "name": FETCH,
+            "image": node["image"],
+            "command": ["python", "-m", "feastrain.jobs.fetch", f"$({SOURCE})", str(CACHE)],
+            "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - a volume of the pod's own
+            "envFrom": [{"secretRef": {"name": STORE_SECRET, "optional": True}}],
+            "resources": {
+                "requests": {"cpu": "500m", "memory": "1Gi"},
+                "limits": {"cpu": "2", "memory": "1Gi"},
+            },
+            "securityContext": node["securityContext"],
+            "volumeMounts": [*node["volumeMounts"], kept],
+        }
+    ]
+    node["volumeMounts"].append(kept | {"readOnly": True})
 
 
 def _container(name: str, cluster: Cluster) -> dict[str, Any]:

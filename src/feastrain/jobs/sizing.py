@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 AGENT = 300 << 20
 """Bytes of torchrun's agent, of which every node has one."""
 FLOPS_PER_S = 2e9
-"""Of the products of a step on one core, at the least that was measured."""
+"""Of the products of a step on one core: a low guess, fitted to no timed run."""
 BOOSTED_PER_S = 5e5
-"""Labels that one booster takes in a second and round on one core, at the least."""
+"""Labels that one booster takes in a second and round on one core: a low guess, too."""
 START_S = 60
 """Until ranks have imported their libraries and read the rows, and to publish at the end."""
 SLACK = 2.0

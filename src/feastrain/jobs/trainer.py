@@ -23,7 +23,8 @@ from kubernetes.config import ConfigException
 from kubernetes.watch import Watch
 from urllib3.exceptions import HTTPError
 
-from feastrain.errors import BY_CODE, FeastrainError, InterruptedRun, LostRankError, UsageError
+from feastrain.errors import BY_CODE, FeastrainError, UsageError
+from feastrain.jobs.agents import FOLLOWERS
 from feastrain.jobs.cluster import QUEUE
 from feastrain.jobs.job import ENDED, LAST_LINES, Job
 from feastrain.jobs.runtimes import API, LABELS, NODE
@@ -110,6 +111,7 @@ class Jobs:
                     Labels(job["metadata"]["labels"]),
                     Annotations(job["metadata"]["annotations"]),
                     TrainerCommand(spec["command"]),
+                    _patches(job["spec"].get("runtimePatches", [])),
                 ],
             )
         for other in others:
@@ -398,6 +400,16 @@ class NoSuchJobError(UsageError):
     """The namespace has no job of this name."""
 
 
+def _patches(patches: list[dict[str, Any]]) -> Callable[..., None]:
+    """Return the option that gives a job its patches of the runtime, as they are."""
+
+    def give(job: dict[str, Any], *_: object) -> None:
+        if patches:
+            job.setdefault("spec", {})["runtimePatches"] = patches
+
+    return give
+
+
 def _limit_waits(api: Any) -> None:
     """Have every request of a client end: it has no limit of its own, and takes one for each."""
     ask = api.rest_client.request
@@ -461,13 +473,12 @@ def _ends(pods: list[Any]) -> Iterator[tuple[bool, Any, int, str, str]]:
 
     For each: whether it only followed another, when it ended, its code, node and name.
     """
-    followers = {LostRankError.exit_code, InterruptedRun.exit_code}
     for pod in pods:
         for container in pod.status.container_statuses or []:
             end = container.state.terminated
             if container.name == NODE and end is not None and end.exit_code:
                 node, code = _labels(pod).get(INDEX_OF, "?"), end.exit_code
-                yield code in followers, end.finished_at, code, node, pod.metadata.name
+                yield code in FOLLOWERS, end.finished_at, code, node, pod.metadata.name
 
 
 def _labels(pod: Any) -> dict[str, str]:

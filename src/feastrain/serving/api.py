@@ -26,6 +26,7 @@ from feastrain.errors import FeastrainError
 from feastrain.serving import schemas
 from feastrain.serving.access import GuardAccess, tokens_of
 from feastrain.serving.as_of import PastForecasts
+from feastrain.serving.coalesce import Coalescing
 from feastrain.serving.drain import AnnounceDrain, Drain
 from feastrain.serving.failures import add_failures, failure
 from feastrain.serving.forecaster import quantile_column
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 __all__ = ["address_of", "create_app", "listen", "serve"]
 
 PAGE = Path(__file__).parent / "page"
+MOST_TOGETHER = 256
+"""Series of several requests that are forecast at once: more would have all of them wait."""
 EVERYWHERE = (401, 408, 413, 429)
 """What any route may answer before it is asked: no token, a slow or large body, too often."""
 
@@ -79,6 +82,7 @@ class Service:
         self._usual = {one.key: one.mean for one in history.summaries() if one.mean}
         self._history = history
         self._workers = workers
+        self._together = Coalescing(self._answered, workers, _size, MOST_TOGETHER)
         self._probe = Workers(threads=1, waiting=3)  # readiness does not queue behind forecasts
         self._lineage = {
             "bundle": forecaster.bundle.fingerprint,
@@ -92,7 +96,7 @@ class Service:
         The status of the answer is 200 even if every series is unknown. A forecast from features
         older than the server's limit is `stale`. As of a past time it is that of the backtest.
         """
-        return json_response(await self._workers.start(self._forecast, asked))
+        return json_response(await self._together.ask(asked))
 
     async def history(self, asked: schemas.SeriesKey) -> Response:
         """What happened to one series."""
@@ -150,10 +154,17 @@ class Service:
         self._workers.close()
         self._probe.close()
 
-    def _forecast(self, asked: schemas.ForecastRequest) -> bytes:
-        keys = [key.values() for key in asked.series]
-        if asked.as_of is not None and asked.as_of < self._forecaster.source.as_of():
-            return as_json(self._past.answer(keys, asked.as_of, asked.steps))
+    def _answered(self, batch: list[schemas.ForecastRequest]) -> list[bytes]:
+        first = batch[0]
+        if first.as_of is not None and first.as_of < self._forecaster.source.as_of():
+            keys = [key.values() for key in first.series]
+            return [as_json(self._past.answer(keys, first.as_of, first.steps))]
+        return self._forecasts(batch)
+
+    def _forecasts(self, batch: list[schemas.ForecastRequest]) -> list[bytes]:
+        """Answer several requests from one forecast of every series that they name."""
+        wanted = [[key.values() for key in asked.series] for asked in batch]
+        keys = list(dict.fromkeys(key for named in wanted for key in named))
         forecast = self._forecaster.forecast(self._history.table(keys))
         age_N = self._fresh.ages(forecast)
         stale_N = forecast.found & self._fresh.stale(age_N)
@@ -161,25 +172,28 @@ class Service:
         self.metrics.forecast_ratios(self._ratios(keys, forecast))
         status_N = np.where(stale_N, "stale", np.where(forecast.found, "ok", "unknown")).tolist()
         bundle = self._forecaster.bundle
-        answers = self._steps(forecast, asked.steps or bundle.columns.horizon)
-        series = [
-            {
+        most = max(asked.steps or bundle.columns.horizon for asked in batch)
+        answers = self._steps(forecast, most)
+        about = {
+            key: {
                 "key": self._named(key),
                 "status": status,
                 "age_seconds": None if status == "unknown" else round(age, 3),
                 "steps": [] if status == "unknown" else next(answers),
             }
             for key, status, age in zip(keys, status_N, age_N.tolist(), strict=True)
-        ]
+        }
         answer = {
             "cutoff": instant(forecast.as_of),
             **self._lineage,
             "backtest": None,
             "source": forecast.origin,
             "quantiles": bundle.quantiles,
-            "series": series,
         }
-        return to_json(answer)
+        return [
+            to_json(answer | {"series": [_shortened(about[key], asked.steps) for key in named]})
+            for asked, named in zip(batch, wanted, strict=True)
+        ]
 
     def _steps(self, forecast: Forecast, most: int) -> Iterator[list[dict[str, Any]]]:
         """Yield the answer's steps for each series that was forecast, in order."""
@@ -228,6 +242,15 @@ class Service:
             "columns": [*self._history.entities, "total", "mean"],
             "series": [[*s.key, s.total, s.mean] for s in self._history.summaries()],
         }
+
+
+def _size(asked: schemas.ForecastRequest) -> int:
+    """Return how many series are asked for; a past time is answered by itself."""
+    return len(asked.series) if asked.as_of is None else MOST_TOGETHER + 1
+
+
+def _shortened(about: dict[str, Any], steps: int | None) -> dict[str, Any]:
+    return about if steps is None else about | {"steps": about["steps"][:steps]}
 
 
 class Answers:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,6 +23,7 @@ class Workers:
     """A pool of `threads` with `waiting` places before it; beyond those, work is refused."""
 
     def __init__(self, threads: int = 2, waiting: int = 32) -> None:
+        self.threads = threads
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="forecast")
         self._places = threading.Semaphore(threads + waiting)
 
@@ -31,11 +33,27 @@ class Workers:
         Raises:
             Overloaded: there is no place left.
         """
+        self.reserve()
+        future = self.run(work, *args, **kwargs)
+        future.add_done_callback(lambda _: self.release())
+        return asyncio.wrap_future(future)
+
+    def reserve(self) -> None:
+        """Take a place, for the caller to release.
+
+        Raises:
+            Overloaded: there is none left.
+        """
         if not self._places.acquire(blocking=False):
             raise Overloaded
-        future = self._pool.submit(work, *args, **kwargs)
-        future.add_done_callback(lambda _: self._places.release())
-        return asyncio.wrap_future(future)
+
+    def release(self) -> None:
+        """Give a place back."""
+        self._places.release()
+
+    def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Do `work` in a thread; those that wait for it have their places."""
+        return self._pool.submit(work, *args, **kwargs)
 
     def close(self) -> None:
         """Finish the work begun and take no more."""

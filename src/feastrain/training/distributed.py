@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from feastrain.errors import FeastrainError
+from feastrain.errors import FeastrainError, SilentRankError
 from feastrain.settings import load_settings
 from feastrain.telemetry import say
 from feastrain.training.meeting import Meeting
@@ -155,7 +155,8 @@ def ranks(timeout: timedelta) -> Iterator[Ranks]:
 
     Raises:
         LostRankError: another rank died.
-        FeastrainError: another rank does not answer, or left with this error.
+        SilentRankError: another rank does not answer.
+        FeastrainError: another rank left with this error.
     """
     place = Place.here()
     torch.set_num_threads(max(1, _cores() // place.size_here))
@@ -216,13 +217,13 @@ def _store(timeout: timedelta) -> Store:
     """Return the store that torchrun's agent holds.
 
     Raises:
-        FeastrainError: it cannot be reached.
+        SilentRankError: it cannot be reached.
     """
     try:
         store: Store = next(rendezvous("env://", timeout=timeout))[0]
     except (dist.DistError, ValueError) as error:
         message = f"torchrun's store cannot be reached: {str(error).splitlines()[0]}"
-        raise FeastrainError(message) from error
+        raise SilentRankError(message) from error
     return store
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch.distributed as dist
 
-from feastrain.errors import BY_CODE, FeastrainError, LostRankError
+from feastrain.errors import BY_CODE, FeastrainError, LostRankError, SilentRankError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ class Meeting:
         """Return the word of every rank, in their order.
 
         Raises:
-            FeastrainError: a rank said nothing within the time-out; the message names it.
+            SilentRankError: a rank said nothing within the time-out; the message names it.
         """
         heard = self._hear(topic, word, self._seconds)
         missing = self._missing(heard)
@@ -55,7 +55,7 @@ class Meeting:
                 f"{missing} of {self._world_size} did not join within {self._seconds:g} s: "
                 "see whether it was started and reaches the first rank"
             )
-            raise self.agree(FeastrainError(message))
+            raise self.agree(SilentRankError(message))
         return [heard[rank] for rank in range(self._world_size)]
 
     def agree(self, mine: FeastrainError) -> FeastrainError:
@@ -86,7 +86,7 @@ class Meeting:
                 f"{missing} did not answer for {self._seconds:g} s; if it was only slow, raise "
                 "FEASTRAIN_TRAINING_TIMEOUT_SECONDS; the same command resumes"
             )
-            return self.agree(FeastrainError(message))
+            return self.agree(SilentRankError(message))
         return self.agree(LostRankError(f"{missing} is gone; the same command resumes"))
 
     def _hear(self, topic: str, word: str, seconds: float) -> dict[int, str]:

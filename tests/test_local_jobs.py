@@ -84,6 +84,8 @@ def test_two_nodes_end_in_the_weights_of_one_whatever_befalls_them(
     os.kill(agent, signal.SIGKILL)
     told = "node 1 ended with SIGKILL; all ranks start again from the last checkpoint"
     until(lambda: "Restarted" == jobs.events(name)[-1].reason, "a restart")
+    before = set(run.folder.glob("epoch-*"))
+    until(lambda: set(run.folder.glob("epoch-*")) - before, "another checkpoint")
     assert ("Running", f"{told} (restart 1 of 3)") == (jobs.get(name).state, jobs.get(name).why)
     jobs.stop(name)
     assert [] == processes_of(run.folder)
@@ -180,6 +182,22 @@ def test_a_number_that_another_process_has_is_not_signalled(tmp_path: Path) -> N
         (folder / "lock").write_text(f"{stranger.pid} {start} elsewhere\n")
         with pytest.raises(UsageError, match="runs on elsewhere: stop it there"):
             send(folder, signal.SIGTERM)
+        stranger.kill()
+
+
+def test_what_outlived_its_launcher_is_ended(tmp_path: Path) -> None:
+    """A rank that was about to start as its job was stopped is not left behind; others are."""
+    folder, other = made(tmp_path), made(tmp_path, "other")
+    note(folder, "Suspended")
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)", "feastrain.training.run"]
+    with (
+        subprocess.Popen([*sleeping, "--folder", str(folder)]) as rank,
+        subprocess.Popen([*sleeping, "--folder", str(other)]) as stranger,
+    ):
+        until(lambda: processes_of(folder) and processes_of(other), "both", 5)
+        LocalJobs(tmp_path).stop(folder.name)
+        assert -signal.SIGKILL == rank.wait(5)
+        assert stranger.poll() is None
         stranger.kill()
 
 

@@ -24,6 +24,8 @@ from feastrain.jobs.record import (
     REQUEST,
     STILL,
     Request,
+    alone_in,
+    end_stragglers,
     is_held,
     note,
     notes,
@@ -173,8 +175,11 @@ class LocalJobs:
             if not _ended(folder, KILL_SECONDS):
                 message = f"the job {name} does not end, though it was killed"
                 raise FeastrainError(message)
-        if notes(folder)[-1].reason not in STILL:
-            note(folder, "Suspended", told)
+        with alone_in(folder):
+            if sys.platform == "linux":
+                end_stragglers(folder)
+            if notes(folder)[-1].reason not in STILL:
+                note(folder, "Suspended", told)
 
     def resume(self, name: str) -> None:
         """Have a job that was stopped, or failed, go on from its last checkpoint, here.

@@ -31,7 +31,7 @@ def run_node(arguments: list[str]) -> int:
     It is that of the first rank that left with one of `feastrain.errors`; 69, start again, where
     ranks died otherwise or another node is not reached; 75 where this node was asked to stop.
     """
-    if arguments[0] == "--launcher":
+    if arguments[:1] == ["--launcher"]:
         die_with_parent(int(arguments[1]))
         arguments = [*arguments[2:], "--launcher", str(os.getpid())]
     try:

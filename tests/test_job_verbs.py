@@ -52,6 +52,16 @@ def test_a_dry_run_for_a_cluster_is_refused_by_nobody(
     assert "retail" == objects[0]["metadata"]["namespace"]
 
 
+def test_a_job_asks_for_the_memory_that_it_needs(demand: Project) -> None:
+    """Where nobody says how much; the object says why."""
+    root = str(demand.root)
+    shown = told("train", "smoke", "-C", root, "--on", "kubernetes", "--nodes", "2", "--dry-run")
+    job = next(iter(yaml.safe_load_all(shown)))
+    needed = demand.size("smoke", processes=2).memory_of_node(1)
+    limits = job["spec"]["trainer"]["resourcesPerNode"]["limits"]
+    assert needed == (limits["memory"], job["metadata"]["annotations"]["feastrain.dev/memory"])
+
+
 def test_what_is_trained_is_not_sent(demand: Project) -> None:
     """In the background or not: its bundle is told."""
     told_now = json.loads(told("train", "smoke", "-C", str(demand.root), "--no-follow", "--json"))

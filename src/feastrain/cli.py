@@ -279,7 +279,10 @@ def train(  # noqa: PLR0913 - a flag each
     cpu: Annotated[
         int | None, typer.Option(min=1, help="Cores of each node of a cluster; one a process.")
     ] = None,
-    memory: Annotated[str, typer.Option(help="Memory of each node of a cluster.")] = "4Gi",
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory of each node of a cluster; by default what `plan` works out."),
+    ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node of a cluster.")] = 0,
     fresh: Annotated[bool, typer.Option(help="Start over, without a checkpoint.")] = False,
     follow: Annotated[
@@ -297,7 +300,7 @@ def train(  # noqa: PLR0913 - a flag each
 ) -> None:
     """Train the model; the same command resumes a run that was interrupted."""
     opened = Project(project)
-    size = opened.job_size(recipe, nodes, processes, cpu=cpu, memory=memory, gpus=gpus)
+    size = opened.job_size(recipe, nodes, processes, on=on, cpu=cpu, memory=memory, gpus=gpus)
     if dry_run:
         typer.echo(opened.show_job(recipe, fresh=fresh, on=on, size=size), nl=False)
         return

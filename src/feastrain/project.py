@@ -244,7 +244,7 @@ class Project(Inspection):
         if run.is_done(fresh=fresh):
             return None
         run.prepare(self.recipe_path(recipe))
-        asked, size = self.recipe(recipe), size or self.job_size(recipe)
+        asked, size = self.recipe(recipe), size or self.job_size(recipe, on=on)
         return send(on, asked, run, self.artifacts, size, fresh=fresh)
 
     def trainer(self, recipe: str | Path, size: Size | None = None) -> Any:
@@ -274,11 +274,18 @@ class Project(Inspection):
         """Return what `submit` would send, as text: objects of a cluster, or command lines."""
         from feastrain.jobs.places import show
 
-        run, size = self._run(recipe), size or self.job_size(recipe)
+        run, size = self._run(recipe), size or self.job_size(recipe, on=on)
         return show(on, self.recipe(recipe), run, self.artifacts, size, fresh=fresh)
 
     def job_size(
-        self, recipe: str | Path, nodes: int = 1, processes: int | None = None, **each: Any
+        self,
+        recipe: str | Path,
+        nodes: int = 1,
+        processes: int | None = None,
+        *,
+        on: On = "here",
+        memory: str | None = None,
+        **each: Any,
     ) -> Size:
         """Return nodes that share out the recipe's processes, unless each has as many as said.
 
@@ -286,13 +293,21 @@ class Project(Inspection):
             recipe: its name or path.
             nodes: how many.
             processes: on each.
-            each: what else a node of a cluster has: cpu, memory, gpus.
+            on: where; nodes of a cluster are given memory.
+            memory: of each; by default what `size` finds that the last snapshot needs.
+            each: what else a node of a cluster has: cpu, gpus.
         """
         from feastrain.jobs.cluster import Size
         from feastrain.jobs.job import Gang
 
         gang = Gang.of(self.recipe(recipe).training, nodes, processes)
-        return Size(gang.nodes, gang.processes, **each)
+        if on != "kubernetes":
+            return Size(gang.nodes, gang.processes, **each)
+        if memory is not None:
+            return Size(gang.nodes, gang.processes, memory=memory, **each)
+        needed = self.size(recipe, processes=gang.nodes * gang.processes)
+        asked, why = needed.memory_of_node(gang.processes)
+        return Size(gang.nodes, gang.processes, memory=asked, why=why, **each)
 
     def jobs(self, on: On = "here") -> Any:
         """Return the training jobs of a place, to be listed, watched and stopped.

@@ -46,6 +46,8 @@ class Size:
     """Cores; by default one for each process."""
     memory: str = "4Gi"
     gpus: int = 0
+    why: str = ""
+    """Where the memory comes from, if it was worked out."""
 
     def resources(self) -> dict[str, dict[str, str]]:
         """Return requests, and as much as limits.
@@ -118,7 +120,11 @@ def render(
             "name": name,
             "namespace": cluster.namespace,
             "labels": LABELS | ({QUEUE: cluster.queue} if cluster.queue else {}),
-            "annotations": {"feastrain.dev/recipe": recipe.name, "feastrain.dev/run": run},
+            "annotations": {
+                "feastrain.dev/recipe": recipe.name,
+                "feastrain.dev/run": run,
+                **({"feastrain.dev/memory": size.why} if size.why else {}),
+            },
         },
         "spec": {
             "runtimeRef": {

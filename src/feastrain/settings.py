@@ -127,8 +127,11 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     """Port of rank 0 with Prometheus metrics and health of a training run; without it, none."""
 
+    progress_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of rank 0 where OpenShift AI's controller reads progress as JSON; without it, none."""
+
     metrics_host: str = "127.0.0.1"
-    """Address that the metrics port is opened on."""
+    """Address that the metrics and progress ports are opened on."""
 
     training_timeout_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     """How long a training process waits for the others; a run is alive while a step has ended

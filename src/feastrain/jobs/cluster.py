@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from feastrain.settings import Cluster
 
 QUEUE = "kueue.x-k8s.io/queue-name"
+PROGRESSION = "trainer.opendatahub.io/progression-tracking"
+"""Has OpenShift AI's controller read a job's progress, at its usual port."""
 LONGEST_NAME = 63
 DIGITS = 12
 """Of the run's fingerprint that a job's name ends in."""
@@ -124,6 +126,7 @@ def render(
                 "feastrain.dev/recipe": recipe.name,
                 "feastrain.dev/run": run,
                 **({"feastrain.dev/memory": size.why} if size.why else {}),
+                **({PROGRESSION: "enabled"} if cluster.openshift else {}),
             },
         },
         "spec": {

@@ -92,20 +92,25 @@ class Inspection(ABC):
 
         return make_plan(Place(self.root, self.artifacts), self.recipe(recipe), as_of)
 
-    def size(self, recipe: str | Path, queue: str | None = None) -> Size:
+    def size(
+        self, recipe: str | Path, queue: str | None = None, processes: int | None = None
+    ) -> Size:
         """Say what training the recipe on its last snapshot needs.
 
         Args:
             recipe: its name or path.
             queue: the name of one of the setting `queues`, which the size is to fit.
+            processes: of all nodes; by default as the recipe says.
 
         Raises:
             UsageError: there is no such queue, or it cannot hold the run.
             ProjectError: the recipe was never built.
         """
         from feastrain.errors import UsageError
+        from feastrain.jobs.measured import last_measured
         from feastrain.jobs.memory import TrainingRows
         from feastrain.jobs.sizing import UNLIMITED, size
+        from feastrain.recipe import with_values
 
         queues = self.settings.queues
         if queue is not None and queue not in queues:
@@ -113,8 +118,11 @@ class Inspection(ABC):
             message = f"no queue {queue!r} in FEASTRAIN_QUEUES; there is {known}"
             raise UsageError(message)
         asked = self.recipe(recipe)
+        if processes is not None:
+            asked = with_values(asked, {"training.processes": processes})
         rows = TrainingRows.of(self.snapshot(asked.name).manifest)
-        return size(rows, asked, UNLIMITED if queue is None else queues[queue])
+        measured = last_measured(self.artifacts, asked)
+        return size(rows, asked, UNLIMITED if queue is None else queues[queue], measured)
 
     def snapshot(self, name: str | Path) -> Snapshot:
         """Open a snapshot by path, by fingerprint, or the last one of a recipe by its name.

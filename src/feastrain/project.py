@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from feastrain.evaluation.backtest import Backtest
     from feastrain.evaluation.explain import Explained, Part
     from feastrain.jobs.cluster import Size
+    from feastrain.jobs.job import On
+    from feastrain.jobs.train import Run
     from feastrain.models.bundle import Bundle
     from feastrain.recipe import Recipe
     from feastrain.serving.batch import BatchForecast
@@ -191,14 +193,136 @@ class Project(Inspection):
             )
         return audited
 
-    def train(self, recipe: str | Path, *, fresh: bool = False) -> Bundle:
+    def train(
+        self,
+        recipe: str | Path,
+        *,
+        fresh: bool = False,
+        on: On = "here",
+        size: Size | None = None,
+    ) -> Bundle:
         """Train the recipe's model and publish it as a bundle; resumes what was interrupted.
 
         Args:
             recipe: its name or path.
             fresh: start over rather than from the last checkpoint.
+            on: where; elsewhere than here, its lines are told and its end is waited for.
+            size: nodes and processes of each; by default one node, and as the recipe says.
         """
-        return self._train(recipe, self.build(recipe), fresh=fresh)
+        snapshot = self.build(recipe)
+        if on == "here":
+            return self._train(recipe, snapshot, fresh=fresh, size=size)
+        name = self.submit(recipe, fresh=fresh, on=on, size=size)
+        if name is not None:
+            from feastrain.jobs.places import follow
+
+            follow(self.jobs(on), name, self._run(recipe))
+        return self._train(recipe, snapshot)
+
+    def submit(
+        self,
+        recipe: str | Path,
+        *,
+        fresh: bool = False,
+        on: On = "here",
+        size: Size | None = None,
+    ) -> str | None:
+        """Have the recipe trained in the background; return the job's name, None if it is trained.
+
+        Args:
+            recipe: its name or path.
+            fresh: start over rather than from the last checkpoint.
+            on: where.
+            size: nodes and processes of each; by default one node, and as the recipe says.
+
+        Raises:
+            UsageError: the run is at work already, or the place refuses it.
+        """
+        from feastrain.jobs.places import send
+
+        run = self._run(recipe)
+        if run.is_done(fresh=fresh):
+            return None
+        run.prepare(self.recipe_path(recipe))
+        asked, size = self.recipe(recipe), size or self.job_size(recipe, on=on)
+        return send(on, asked, run, self.artifacts, size, fresh=fresh)
+
+    def trainer(self, recipe: str | Path, size: Size | None = None) -> Any:
+        """Return the recipe's run as a trainer for Kubeflow's client, and prepare its folder.
+
+        Args:
+            recipe: its name or path.
+            size: nodes and processes of each; by default one node, and as the recipe says.
+
+        Raises:
+            UsageError: Kubeflow's client is not installed.
+        """
+        from feastrain.jobs.places import trainer_of
+
+        run, size = self._run(recipe), size or self.job_size(recipe)
+        run.prepare(self.recipe_path(recipe))
+        return trainer_of(run, self.bundle_pointer(recipe), size)
+
+    def show_job(
+        self,
+        recipe: str | Path,
+        *,
+        fresh: bool = False,
+        on: On = "here",
+        size: Size | None = None,
+    ) -> str:
+        """Return what `submit` would send, as text: objects of a cluster, or command lines."""
+        from feastrain.jobs.places import show
+
+        run, size = self._run(recipe), size or self.job_size(recipe, on=on)
+        return show(on, self.recipe(recipe), run, self.artifacts, size, fresh=fresh)
+
+    def job_size(
+        self,
+        recipe: str | Path,
+        nodes: int = 1,
+        processes: int | None = None,
+        *,
+        on: On = "here",
+        memory: str | None = None,
+        **each: Any,
+    ) -> Size:
+        """Return nodes that share out the recipe's processes, unless each has as many as said.
+
+        Args:
+            recipe: its name or path.
+            nodes: how many.
+            processes: on each.
+            on: where; nodes of a cluster are given memory.
+            memory: of each; by default what `size` finds that the last snapshot needs.
+            each: what else a node of a cluster has: cpu, gpus.
+        """
+        from feastrain.jobs.cluster import Size
+        from feastrain.jobs.job import Gang
+
+        gang = Gang.of(self.recipe(recipe).training, nodes, processes)
+        if on != "kubernetes":
+            return Size(gang.nodes, gang.processes, **each)
+        if memory is not None:
+            return Size(gang.nodes, gang.processes, memory=memory, **each)
+        needed = self.size(recipe, processes=gang.nodes * gang.processes)
+        asked, why = needed.memory_of_node(gang.processes)
+        return Size(gang.nodes, gang.processes, memory=asked, why=why, **each)
+
+    def jobs(self, on: On = "here") -> Any:
+        """Return the training jobs of a place, to be listed, watched and stopped.
+
+        Raises:
+            UsageError: the place is not reached, or needs what is not installed.
+        """
+        from feastrain.jobs.places import jobs_of
+
+        return jobs_of(on, self.artifacts)
+
+    def _run(self, recipe: str | Path) -> Run:
+        from feastrain.jobs.train import Run
+
+        return Run.of(self.recipe(recipe), self.build(recipe), self.artifacts)
 
     def render(self, recipe: str | Path, size: Size) -> list[dict[str, Any]]:
         """Return the Kubernetes objects that train the recipe, and prepare the run's folder.
@@ -213,11 +337,9 @@ class Project(Inspection):
         from functools import partial
 
         from feastrain.jobs.cluster import inside, render
-        from feastrain.jobs.train import Run
         from feastrain.settings import load_cluster
 
-        asked, cluster = self.recipe(recipe), load_cluster()
-        run = Run.of(asked, self.build(recipe), self.artifacts)
+        asked, cluster, run = self.recipe(recipe), load_cluster(), self._run(recipe)
         seen = partial(inside, artifacts=self.artifacts, cluster=cluster)
         objects = render(asked, run.fingerprint, run.arguments(seen), size, cluster)
         run.prepare(self.recipe_path(recipe))
@@ -230,14 +352,18 @@ class Project(Inspection):
         *,
         fresh: bool = False,
         rehearsal: bool = False,
+        size: Size | None = None,
     ) -> Bundle:
+        from feastrain.jobs.job import Gang
         from feastrain.jobs.train import train
         from feastrain.models.bundle import load_bundle
         from feastrain.telemetry import stage
 
         with stage("train", live=False) as current:
-            path, asked = self.recipe_path(recipe), {"fresh": fresh, "rehearsal": rehearsal}
-            trained = train(path, snapshot, self.artifacts, **asked)
+            path = self.recipe_path(recipe)
+            gang = Gang(size.nodes, size.processes) if size else None
+            asked = {"fresh": fresh, "rehearsal": rehearsal}
+            trained = train(path, snapshot, self.artifacts, gang=gang, **asked)
             bundle = load_bundle(trained.path)
             current.made(cached=trained.cached, **bundle.metrics, path=_shown(trained.path))
         return bundle

@@ -45,7 +45,7 @@ class Shop:
             "project": "shop",
             "provider": "local",
             "registry": _registry(folder, keys),
-            "offline_store": {"type": ASOF, "statement_seconds": SILENT_SECONDS, **keys},
+            "offline_store": {**keys, "type": ASOF, "statement_seconds": SILENT_SECONDS},
             "online_store": {
                 "type": FALLBACK,
                 "primary": primary,

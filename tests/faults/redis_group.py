@@ -120,14 +120,15 @@ class RedisGroup:
                 master = self.master()
                 if master is None:
                     return False
-                state = self.client(master, 26379).sentinel_master("mymaster")
+                told = [self.client(n, 26379).sentinel_master("mymaster") for n in range(COUNT)]
                 replicas = self.client(master).info("replication")
                 return (
                     replicas["role"] == "master"
                     and replicas["connected_slaves"] == COUNT - 1
                     and all(replicas[f"slave{n}"]["state"] == "online" for n in range(COUNT - 1))
-                    and state["num-other-sentinels"] == COUNT - 1
-                    and not state["is_sdown"]
+                    and all(one["num-other-sentinels"] == COUNT - 1 for one in told)
+                    and all(one["num-slaves"] == COUNT - 1 for one in told)
+                    and not any(one["is_sdown"] for one in told)
                 )
             return False
 

@@ -62,6 +62,8 @@ class Shop:
 
     def fill(self, connection: Any) -> None:
         """Make the source, the registry and the tables of the online store."""
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
         connection.execute("CREATE TABLE stock (item text, units bigint, event timestamptz)")
         connection.execute(
             "INSERT INTO stock SELECT 'i' || n, n, %s::timestamptz FROM generate_series(1, %s) n",

@@ -103,7 +103,6 @@ def test_redis_fails(
         with psycopg.connect(
             host=server["host"], user=server["user"], dbname="postgres", autocommit=True
         ) as connection:
-            connection.execute("DROP TABLE IF EXISTS stock")
             shop.fill(connection)
             for _ in range(times):
                 once(group, shop, fault, link, outcome, connection)

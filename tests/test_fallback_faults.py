@@ -441,3 +441,30 @@ def test_a_commit_that_no_standby_confirmed_is_no_success(
     push(store, 2)
     store.teardown()
     online_store_of(store).close()
+
+
+def test_a_write_waits_for_a_paused_redis_no_longer_than_a_read(
+    tmp_path: Path, server: dict[str, Any], redis: Redis
+) -> None:
+    """It asks for a sign of life first; without one, its rows are PostgreSQL's to answer."""
+    store = opened_on(tmp_path, server, {"type": "redis", "connection_string": redis.address})
+    push(store, 0)
+    with redis.paused():
+        started = time.monotonic()
+        push(store, 1)
+        assert time.monotonic() - started < 2.0  # `write_seconds` is 5
+    store.teardown()
+    online_store_of(store).close()
+
+
+def test_another_run_of_redis_takes_no_row(store: FeatureStore, redis: Redis) -> None:
+    """A connection may still lead to a master that was deposed: its rows are not taken as told."""
+    import redis as client
+
+    primary = online_store_of(store).tiers(store.config)._primary
+    row = bytes(24)
+    with pytest.raises(client.ResponseError, match="ANOTHER run"):
+        primary.put([b"k"], [row], b"0123456789ab")
+    assert redis.client().get("k") is None
+    primary.put([b"k"], [row], primary.incarnation)
+    assert row == redis.client().get("k")

@@ -77,12 +77,17 @@ class PatroniCluster:
             node, ["patroni", str(config)], self._folder / f"member-{node}.log", "postgres"
         )
 
-    def kill(self, node: int) -> None:
-        """End a member and its PostgreSQL by SIGKILL."""
+    @contextmanager
+    def killed(self, node: int) -> Iterator[None]:
+        """End a member and its PostgreSQL by SIGKILL; start it again at the end of the block."""
         self.nodes.kill(node)
         running = self._running[node]
         assert running is not None
         running.wait()
+        try:
+            yield
+        finally:
+            self.start(node)
 
     def primary(self) -> int | None:
         """Return the member that holds the lease and takes writes."""

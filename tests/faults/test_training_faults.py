@@ -1,4 +1,4 @@
-"""A training run whose disk fills, whose memory ends, whose clock jumps: one line, then the rest.
+"""A training run whose disk fills, whose memory ends, that is killed: one line, then the rest.
 
 A link that is cut and a node that is lost are in `tests/test_two_nodes.py`.
 """
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from outcomes import Outcome
 
 pytestmark = [pytest.mark.faults, pytest.mark.distributed]
-EPOCHS = 20
+EPOCHS = 150
 MEMORY = Path("/sys/fs/cgroup/memory")
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +81,8 @@ def test_a_disk_that_fills(
             _, told = process.communicate(timeout=120)
         ended = time.monotonic() - began
         assert process.returncode == 1, told
-        lines = [line for line in told.splitlines() if "make room" in line]
-        assert len(lines) == 1, told
-        assert "No space left on device" in lines[0]
+        assert "Traceback" not in told
+        assert "No space left on device (os error 28)); make room, and the same command" in told
         filler.unlink()
         same = same_weights(undisturbed, trained(tmp_path, artifacts))
     outcome.add({"other weights": int(not same)}, {"until it ended": ended}, survived=same)
@@ -139,39 +137,6 @@ def squeeze(group: Path, least: int) -> None:
             return
         if not (group / "cgroup.procs").read_text():
             return
-
-
-def test_a_clock_that_jumps(
-    undisturbed: Path, tmp_path: Path, outcome_of: Callable[[str, str], Outcome]
-) -> None:
-    """A day ahead, and an hour back: the bundle is the same, bit for bit."""
-    if not FAKETIME.is_file():
-        pytest.skip("needs libfaketime: apt-get install libfaketime")
-    outcome = outcome_of("training", "the clock jumps a day ahead, then back")
-    clock = tmp_path / "clock"
-    clock.write_text("+0")
-    artifacts = tmp_path / "artifacts"
-    environment = {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    with started(command(tmp_path, artifacts), **environment) as process:
-        for at, offset in (("epoch-0002", "+1d"), ("epoch-0006", "-1h")):
-            until(lambda at=at: after(artifacts, at) or process.poll() is not None, at)
-            clock.write_text(offset)
-        _, told = process.communicate(timeout=200)
-    assert process.returncode == 0, told
-    (bundle,) = {path.resolve() for path in (artifacts / "bundles").iterdir()}
-    same = same_weights(undisturbed, bundle)
-    outcome.add({"other weights": int(not same)}, {}, survived=same)
-    assert same
-
-
-def after(artifacts: Path, name: str) -> bool:
-    """Tell whether a checkpoint of that epoch or a later one is there."""
-    return any(path.name >= name for path in artifacts.rglob("epoch-*.safetensors"))
 
 
 def test_a_rank_that_is_killed_again_and_again(

@@ -174,6 +174,11 @@ class Shop:
 
         return work
 
+    def forget(self) -> None:
+        """Begin anew: what was acknowledged so far is not looked for again."""
+        self._acknowledged, self._when = self._acknowledged[-1:], self._when[-1:]
+        self.stale.clear()
+
     def lost(self, connection: Any) -> tuple[int, int]:
         """Return how many acknowledged writes are not there, and how many rows are there twice.
 

@@ -101,7 +101,7 @@ def serving(project: Project, log: Path) -> Iterator[Served]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        until(lambda: ready(url), "the server is ready", 120)
+        until(lambda: ready(url), "the server is ready", 240)
         yield Served(url, psutil.Process(process.pid))
     finally:
         process.terminate()

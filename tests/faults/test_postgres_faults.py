@@ -102,7 +102,7 @@ def once(
 ) -> None:
     """Inject one fault under load, and look at what became of everything."""
     cluster.settle()
-    shop.stale.clear()
+    shop.forget()
     primary = cluster.primary()
     assert primary is not None
     with working(shop) as clients:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from outcomes import Outcome
 
 pytestmark = [pytest.mark.faults, pytest.mark.distributed]
-EPOCHS = 150
+EPOCHS = 60
 MEMORY = Path("/sys/fs/cgroup/memory")
 
 

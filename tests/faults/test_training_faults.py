@@ -1,11 +1,10 @@
-"""A training run whose disk fills, whose memory ends, that is killed: one line, then the rest.
+"""A training run whose disk fills, or that is killed: one line, then the rest.
 
 A link that is cut and a node that is lost are in `tests/test_two_nodes.py`.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.faults, pytest.mark.distributed]
 EPOCHS = 60
-MEMORY = Path("/sys/fs/cgroup/memory")
 
 
 @pytest.fixture(scope="module")
@@ -87,56 +85,6 @@ def test_a_disk_that_fills(
         same = same_weights(undisturbed, trained(tmp_path, artifacts))
     outcome.add({"other weights": int(not same)}, {"until it ended": ended}, survived=same)
     assert same
-
-
-def test_a_memory_limit_is_reached(
-    undisturbed: Path, tmp_path: Path, outcome_of: Callable[[str, str], Outcome]
-) -> None:
-    """The kernel kills; the run ends in a line, not in silence, and goes on where there is more."""
-    (own,) = [
-        line.split(":")[2]
-        for line in Path("/proc/self/cgroup").read_text().splitlines()
-        if ":memory:" in line
-    ] or [""]
-    if os.geteuid() or not own or not MEMORY.is_dir():
-        pytest.skip("needs root and the memory controller of cgroups, version 1")
-    outcome = outcome_of("training", "the memory limit is reached")
-    group = MEMORY / own.strip("/") / f"feastrain-{os.getpid()}"
-    group.mkdir()
-    try:
-        artifacts = tmp_path / "artifacts"
-        inside = ["sh", "-c", 'echo $$ > "$0"; exec "$@"', str(group / "cgroup.procs")]
-        with started([*inside, *command(tmp_path, artifacts)]) as process:
-            until(lambda: any(artifacts.rglob("epoch-*.safetensors")), "a checkpoint")
-            began = time.monotonic()
-            used = int((group / "memory.usage_in_bytes").read_text())
-            least = max(used // 3, 64 << 20)
-            squeeze(group, least)
-            _, told = process.communicate(timeout=200)
-        ended = time.monotonic() - began
-    finally:
-        until(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
-        group.rmdir()
-    assert process.returncode != 0
-    assert "memory" in told or "killed" in told.lower() or "signal" in told, told
-    same = same_weights(undisturbed, trained(tmp_path, artifacts))
-    outcome.add({"other weights": int(not same)}, {"until it ended": ended}, survived=same)
-    assert same
-
-
-def squeeze(group: Path, least: int) -> None:
-    """Lower the limit until the kernel kills for it."""
-    (group / "memory.swappiness").write_text("0")
-    for _ in range(200):
-        used = int((group / "memory.usage_in_bytes").read_text())
-        try:
-            (group / "memory.limit_in_bytes").write_text(str(max(least, int(used * 0.8))))
-        except OSError:  # what is in use cannot be taken back: whoever asks for more is killed
-            time.sleep(0.05)
-        if "oom_kill 0" not in (group / "memory.oom_control").read_text():
-            return
-        if not (group / "cgroup.procs").read_text():
-            return
 
 
 def test_a_rank_that_is_killed_again_and_again(

@@ -32,8 +32,8 @@ from feastrain.settings import Settings
 
 LEVELS: dict[tuple[Any, ...], float] = {(1, "b"): 100.0, (1, "c"): 200.0}
 ASK = {"series": [{"site": 1, "item": "b"}]}
-SWAPPED = 'feastrain_bundle_swaps_total{outcome="swapped"}'
-REFUSED = 'feastrain_bundle_swaps_total{outcome="refused"}'
+SWAPPED = 'feastrain_serving_bundle_swaps_total{outcome="swapped"}'
+REFUSED = 'feastrain_serving_bundle_swaps_total{outcome="refused"}'
 
 
 def fakes(bundle: FakeBundle, known: dict[tuple[Any, ...], float] = LEVELS) -> Sources:

@@ -18,6 +18,7 @@ from feastrain import jobs_verbs
 from feastrain.errors import ExpectationError, FeastrainError, UsageError
 from feastrain.inspection import Engine  # noqa: TC001 - read by typer
 from feastrain.project import Project
+from feastrain.telemetry import ENDED, log_as_lines
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
@@ -197,6 +198,28 @@ def plan(
     show_plan(planned)
     if size is not None:
         show_size(size, f"Training {planned.recipe} on snapshot {planned.last}")
+
+
+@app.command()
+def metrics(
+    update: Annotated[
+        Path | None,
+        typer.Option("--update", help="Write the tables of this page anew.", metavar="PAGE"),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """List every metric: its kind, unit, labels and meaning."""
+    from feastrain import catalogue
+
+    if update is not None:
+        changed = catalogue.update_tables(update)
+        _show({"page": str(update), "changed": changed}, as_json=as_json)
+    elif as_json:
+        _show([entry.to_json() for entry in catalogue.catalogue()], as_json=True)
+    else:
+        for stage in sorted({entry.stage for entry in catalogue.catalogue()}):
+            typer.echo(f"{catalogue.as_table(stage)}\n")
 
 
 @app.command()
@@ -469,11 +492,28 @@ def _version(
 
 def main() -> None:
     """Run the command line; a FeastrainError becomes one line and its exit code."""
+    log_as_lines()
     try:
-        app()
+        try:
+            app()
+        finally:
+            _push_stages()
     except FeastrainError as error:
         typer.echo(f"feastrain: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def _push_stages() -> None:
+    """Tell a Pushgateway what became of the stages of this verb, where there is one."""
+    from feastrain.settings import load_settings
+
+    if not ENDED:
+        return
+    gateway = load_settings().pushgateway
+    if gateway is not None:
+        from feastrain.stage_metrics import push_stages
+
+        push_stages(gateway, sys.argv[1], ENDED)
 
 
 def _walmart_dir() -> Path | None:

@@ -78,8 +78,11 @@ class Project(Inspection):
     def recipe(self, name: str | Path) -> Recipe:
         """Read a recipe by its name (`mlp`) or its path."""
         from feastrain.recipe import load_recipe
+        from feastrain.telemetry import bind
 
-        return load_recipe(self.recipe_path(name))
+        recipe = load_recipe(self.recipe_path(name))
+        bind(recipe=recipe.name)
+        return recipe
 
     def recipe_path(self, name: str | Path) -> Path:
         """Return the file of a recipe given by name, by path, or by path within the project."""
@@ -137,7 +140,7 @@ class Project(Inspection):
         rehearsal: bool = False,
     ) -> Snapshot:
         from feastrain.dataset.build import build
-        from feastrain.telemetry import stage
+        from feastrain.telemetry import bind, stage
 
         with stage("build") as current:
             request = self._request(recipe, store, as_of, current, rehearsal=rehearsal)
@@ -153,6 +156,7 @@ class Project(Inspection):
                 audit=built.snapshot.manifest["audit"]["verdict"],
                 path=_shown(built.snapshot.path),
             )
+        bind(snapshot=built.snapshot.fingerprint)
         return built.snapshot
 
     def audit(

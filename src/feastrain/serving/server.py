@@ -21,7 +21,7 @@ from feastrain.serving.listening import (
     listen,
     turn_away,
 )
-from feastrain.telemetry import event, say
+from feastrain.telemetry import event, log_as_lines, say
 
 if TYPE_CHECKING:
     import socket
@@ -58,12 +58,14 @@ def serve(
     Raises:
         FeastrainError: the port is taken, or the address is not one of this machine.
     """
+    log_as_lines()
     listener = listener or listen(settings)
     shared = isinstance(listener, SharedListener)
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
+        log_config=None,
         server_header=False,
         # Of several processes each takes one connection at a time; uvloop would take all that wait.
         loop="asyncio" if shared else "auto",

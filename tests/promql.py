@@ -29,7 +29,8 @@ def known() -> dict[str, set[str]]:
     """Return the labels of every metric that there is: ours, others', and those of rules."""
     found: dict[str, set[str]] = {}
     for entry in catalogue():
-        labels = TARGET | PUSHED | set(entry.labels)
+        pushed = PUSHED if entry.stage in {"drift", "skew", "stage", "training"} else set()
+        labels = TARGET | pushed | set(entry.labels)
         if entry.kind == "histogram":
             found |= {f"{entry.name}_{part}": labels for part in ("count", "sum")}
             found[f"{entry.name}_bucket"] = labels | {"le"}

@@ -91,7 +91,7 @@ def test_every_alert_has_a_test_of_firing_and_of_silence() -> None:
         for case in yaml.safe_load(path.read_text())["tests"]:
             for at in case["alert_rule_test"]:
                 tested.setdefault(at["alertname"], set()).add(bool(at.get("exp_alerts")))
-    assert dict.fromkeys(ALERTS, {True, False}) == tested
+    assert {name: {True, False} for name in ALERTS} == tested
 
 
 def test_the_rules_pass_their_tests() -> None:

@@ -1,4 +1,4 @@
-"""What the Grafana dashboards show: data, training, serving, databases; `generate.py` writes them."""
+"""What the Grafana dashboards show: data, training, serving, databases."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def fake_forecaster(
 
 
 class FakeGateway:
-    """Stands where a Pushgateway does: keeps the method, path and body of each request."""
+    """Stands where a Pushgateway does, or a collector of traces: keeps the method, path and body of each request."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, str]] = []
@@ -228,10 +228,12 @@ class FakeGateway:
 
         class Handler(BaseHTTPRequestHandler):
             def do_PUT(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode(errors="replace")
                 requests.append((self.command, self.path, body))
                 self.send_response(200)
                 self.end_headers()
+
+            do_POST = do_PUT
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from feastrain.errors import DataError
 from feastrain.recipe import recipe_of
+from feastrain.tracing import span
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -112,7 +113,9 @@ class Forecaster:
             DataError: the bundle answers with something that is not a number.
         """
         started = time.perf_counter()
-        online = self.source.read(series)
+        with span("store read") as told:
+            online = self.source.read(series)
+            told |= {"feastrain.series": len(series), "feastrain.source": online.origin}
         return self.forecast_from(online, time.perf_counter() - started)
 
     def forecast_from(self, online: OnlineRows, read_seconds: float = 0.0) -> Forecast:
@@ -122,7 +125,8 @@ class Forecaster:
             DataError: the bundle answers with something that is not a number.
         """
         rows = online.rows.filter(pa.array(online.found))
-        quantiles_NHQ = self._quantiles(rows, online)
+        with span("model"):
+            quantiles_NHQ = self._quantiles(rows, online)
         return Forecast(
             table=self._table(rows, quantiles_NHQ, online.as_of),
             events=self._events(rows, online.known),

@@ -22,6 +22,7 @@ from feastrain.serving.listening import (
     turn_away,
 )
 from feastrain.telemetry import event, log_as_lines, say
+from feastrain.tracing import trace_to
 
 if TYPE_CHECKING:
     import socket
@@ -59,6 +60,8 @@ def serve(
         FeastrainError: the port is taken, or the address is not one of this machine.
     """
     log_as_lines()
+    if settings.otlp_endpoint is not None:
+        trace_to(settings.otlp_endpoint)
     listener = listener or listen(settings)
     shared = isinstance(listener, SharedListener)
     config = uvicorn.Config(

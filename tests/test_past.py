@@ -43,9 +43,7 @@ def test_an_online_forecast_is_the_offline_forecast_of_its_cutoff(looking_back: 
     offline_NHQ = bundle.forecast(rows, snapshot.known(), snapshot.rows())
     online = looking_back.forecaster(bundle).forecast(rows.select(KEYS))
     assert [True] * len(rows) == online.found.tolist()
-    names = [f"q{quantile}" for quantile in bundle.quantiles]
-    online_NHQ = np.stack([online.table[name].to_numpy() for name in names], axis=-1)
-    np.testing.assert_allclose(offline_NHQ, online_NHQ.reshape(offline_NHQ.shape), rtol=1e-5)
+    np.testing.assert_allclose(offline_NHQ, online.quantiles_MHQ, rtol=1e-5)
     blind_NHQ = bundle.forecast(rows, snapshot.known())
     assert not np.allclose(offline_NHQ, blind_NHQ, rtol=1e-3)
 

@@ -13,6 +13,7 @@ Shapes: N rows, H steps, Q quantiles, M labels.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ LEAST_LABELS = 100
 BANDS = (1, 4, 8)
 """Last step of every band of steps but the last."""
 EVERYTHING = "all"
+KINDS = "ordinary", "special"
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,11 @@ class Calibration:
 
     def apply(self, forecast_NHQ: Floats, unit_N: Floats, special_NH: Flags) -> Floats:
         """Return the quantiles moved; those that would cross their neighbour stop at it."""
-        offset_NHQ = np.zeros(forecast_NHQ.shape)
-        for names, group_NH in _groups(special_NH):
-            offset_NHQ[group_NH] = self.offset(names)
+        horizon = special_NH.shape[1]
+        offset_KHQ = np.array(
+            [[self.offset(_names(band, kind)) for band in _bands(horizon)] for kind in KINDS]
+        )
+        offset_NHQ = offset_KHQ[special_NH.astype(np.intp), np.arange(horizon)]
         moved_NHQ = forecast_NHQ + offset_NHQ * unit_N[:, None, None]
         middle = self.quantiles.index(0.5)
         above = np.maximum.accumulate(moved_NHQ[:, :, middle:], axis=2)
@@ -125,9 +129,19 @@ def _rank(count: int, share: float) -> int:
 
 def _groups(special_NH: Flags) -> list[tuple[tuple[str, ...], Flags]]:
     """Return which of [N, H] share offsets, with the names of their groups, smallest first."""
-    band_H = np.searchsorted(BANDS, np.arange(1, special_NH.shape[1] + 1))
+    band_H = np.array(_bands(special_NH.shape[1]))
     return [
-        ((f"{band} {kind}", str(band), EVERYTHING), (band_H == band)[None, :] & kind_NH)
-        for band in np.unique(band_H)
-        for kind, kind_NH in (("ordinary", ~special_NH), ("special", special_NH))
+        (_names(band, kind), (band_H == band)[None, :] & kind_NH)
+        for band in sorted({*band_H.tolist()})
+        for kind, kind_NH in zip(KINDS, (~special_NH, special_NH), strict=True)
     ]
+
+
+def _bands(horizon: int) -> list[int]:
+    """Return [H] the band of each step."""
+    return [bisect_left(BANDS, step) for step in range(1, horizon + 1)]
+
+
+def _names(band: int, kind: str) -> tuple[str, ...]:
+    """Return the names of the groups that hold a band's steps of a kind, smallest first."""
+    return f"{band} {kind}", str(band), EVERYTHING

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feastrain.errors import DataError, RecipeError
+from feastrain.models.ahead import Remembered, ahead_of, places
 from feastrain.recipe import FeatureColumns
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ CLIP = 8.0
 FLOOR_QUANTILE = 0.01
 RUN = 16_384
 """Rows that are scaled at a time: all columns of them fit a cache."""
-SCALING = ("mean", "deviation")
 LARGEST_UNIT = 1e30
 """Beyond it a forecast in single precision would overflow."""
 
@@ -86,23 +86,23 @@ class Encoder:
             DataError: a row has no known-ahead rows, or they are not H for each group.
         """
         unit_N = self.unit(rows)
-        groups, group_N = known_groups(rows, known, self.columns)
+        ahead = ahead_of(known, self.columns)
+        group_N = ahead.groups(rows)
+        known_GHK, known_category_GHD = self._ahead(known)
         return Encoded(
             row_NF=np.column_stack(
                 [
                     _standardised(np.log(unit_N), self.log_unit),
-                    self._scaled(rows, self.rows, [n.name for n in self.rows], unit_N),
+                    self._row_scaling.of(rows, unit_N),
                 ]
             ),
             category_NC=self.codes(rows, self.row_categories),
-            step_NHS=self._stepped(rows, unit_N),
+            step_NHS=self._step_scaling.of(rows, unit_N).reshape(
+                len(rows), self.columns.horizon, width(self.stepped)
+            ),
             group_N=group_N,
-            known_GHK=self._scaled(known, self.known, [n.name for n in self.known]).reshape(
-                groups, self.columns.horizon, width(self.known)
-            ),
-            known_category_GHD=self.codes(known, self.known_categories).reshape(
-                groups, self.columns.horizon, len(self.known_categories)
-            ),
+            known_GHK=known_GHK,
+            known_category_GHD=known_category_GHD,
             unit_N=unit_N.astype(np.float32),
         )
 
@@ -166,8 +166,7 @@ class Encoder:
         """Return [N, C] positions in the vocabulary from 1; 0 is a value never trained on."""
         codes = np.zeros((len(table), len(names)), dtype=np.int64)
         for column, name in enumerate(names):
-            found = pc.index_in(_texts(table, name), value_set=self._words[name])
-            codes[:, column] = pc.fill_null(found, -1).to_numpy(zero_copy_only=False) + 1
+            codes[:, column] = places(_texts(table, name), self._words[name]) + 1
         return codes
 
     def to_json(self) -> dict[str, Any]:
@@ -193,47 +192,69 @@ class Encoder:
         )
 
     @cached_property
-    def _words(self) -> dict[str, pa.Array]:
-        return {name: pa.array(words, pa.string()) for name, words in self.vocabularies.items()}
+    def _words(self) -> dict[str, pc.SetLookupOptions]:
+        return {
+            name: pc.SetLookupOptions(value_set=pa.array(words, pa.string()), skip_nulls=True)
+            for name, words in self.vocabularies.items()
+        }
 
-    def _scaled(
-        self,
-        table: pa.Table,
-        numbers: tuple[Number, ...],
-        columns: list[str],
-        unit_N: NDArray[np.float64] | None = None,
-    ) -> Floats:
-        """Return [N, X]: each column scaled as its number and, where it may miss, an indicator."""
-        scaled_NX = np.empty((len(table), width(numbers)), dtype=np.float32)
-        column_V = [_column(table, name) for name in columns]
-        mean_V, deviation_V = (np.array([getattr(n, of) for n in numbers]) for of in SCALING)
-        in_units_V = np.array([n.in_units and unit_N is not None for n in numbers], dtype=bool)
-        last, places = len(numbers), []
-        for place, number in enumerate(numbers):
-            places += [place, last + place] if number.may_miss else [place]
-        for start in range(0, len(table) if numbers else 0, RUN):
+    @cached_property
+    def _row_scaling(self) -> Scaling:
+        return Scaling(self.rows, [number.name for number in self.rows])
+
+    @cached_property
+    def _step_scaling(self) -> Scaling:
+        steps = range(1, self.columns.horizon + 1)
+        names = [f"{number.name}_{step}" for step in steps for number in self.stepped]
+        return Scaling(self.stepped * self.columns.horizon, names)
+
+    @cached_property
+    def _ahead(self) -> Remembered[tuple[Floats, Whole]]:
+        """The numbers [G, H, K] and categories [G, H, D] of known-ahead rows."""
+        scaling = Scaling(self.known, [number.name for number in self.known])
+
+        def encoded(known: pa.Table) -> tuple[Floats, Whole]:
+            groups = len(known) // self.columns.horizon
+            shape = groups, self.columns.horizon
+            numbers = scaling.of(known).reshape(*shape, width(self.known))
+            categories = self.codes(known, self.known_categories)
+            return numbers, categories.reshape(*shape, len(self.known_categories))
+
+        return Remembered(encoded)
+
+
+class Scaling:
+    """Scales columns of a table as numbers; those that may miss get an indicator beside them."""
+
+    def __init__(self, numbers: tuple[Number, ...], names: list[str]) -> None:
+        """Scale the columns of these names, each as its number."""
+        self._names = names
+        self._width = width(numbers)
+        self._mean_V = np.array([0.0 if n.in_units else n.mean for n in numbers])
+        self._deviation_V = np.array([n.deviation for n in numbers])
+        self._in_units_V = np.array([n.in_units for n in numbers], dtype=bool)
+        last = len(numbers)
+        places = ([at, last + at] if n.may_miss else [at] for at, n in enumerate(numbers))
+        self._places = [place for pair in places for place in pair]
+
+    def of(self, table: pa.Table, unit_N: NDArray[np.float64] | None = None) -> Floats:
+        """Return [N, X]; numbers in the label's unit are divided by `unit_N`."""
+        scaled_NX = np.empty((len(table), self._width), dtype=np.float32)
+        for start in range(0, len(table) if self._names else 0, RUN):
             run = slice(start, start + RUN)
-            value_BV = np.column_stack([_floats(column[run]) for column in column_V])
+            part = table if len(table) <= RUN else table.slice(start, RUN)
+            value_BV = np.column_stack([_numbers(part, name) for name in self._names])
             missing_BV = ~np.isfinite(value_BV)
-            value_BV -= np.where(in_units_V, 0.0, mean_V)
-            if unit_N is None:
-                value_BV /= deviation_V
-            else:
-                unit_B1 = unit_N[run, None]
-                value_BV /= np.where(in_units_V, unit_B1, deviation_V)
+            value_BV -= self._mean_V
+            value_BV /= (
+                self._deviation_V
+                if unit_N is None
+                else np.where(self._in_units_V, unit_N[run, None], self._deviation_V)
+            )
             value_BV.clip(-CLIP, CLIP, out=value_BV)
             value_BV[missing_BV] = 0.0
-            both_BV = np.concatenate([value_BV, missing_BV], axis=1)
-            scaled_NX[run] = both_BV[:, places]
+            scaled_NX[run] = np.concatenate([value_BV, missing_BV], axis=1)[:, self._places]
         return scaled_NX
-
-    def _stepped(self, rows: pa.Table, unit_N: NDArray[np.float64]) -> Floats:
-        horizon = self.columns.horizon
-        columns = [
-            f"{number.name}_{step}" for step in range(1, horizon + 1) for number in self.stepped
-        ]
-        scaled_NX = self._scaled(rows, self.stepped * horizon, columns, unit_N)
-        return scaled_NX.reshape(len(rows), horizon, width(self.stepped))
 
 
 def fit(
@@ -328,21 +349,13 @@ def _raw_unit(rows: pa.Table, columns: FeatureColumns) -> NDArray[np.float64]:
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
-    return _floats(_column(table, name))
-
-
-def _column(table: pa.Table, name: str) -> pa.ChunkedArray:
     column = table[name]
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        message = f"feature {name!r} is text; list it in features.categorical of the recipe"
-        raise RecipeError(message)
-    return column
-
-
-def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     if column.type != pa.float64():
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            message = f"feature {name!r} is text; list it in features.categorical of the recipe"
+            raise RecipeError(message)
         column = column.cast(pa.float64())
-    values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False)
+    values: NDArray[np.float64] = column.to_numpy()
     return values
 
 
@@ -363,58 +376,3 @@ def _texts(table: pa.Table, name: str) -> pa.ChunkedArray:
 def _vocabulary(table: pa.Table, name: str) -> tuple[str, ...]:
     values = pc.drop_null(pc.unique(_texts(table, name)))
     return tuple(sorted(values.to_pylist()))
-
-
-def known_groups(rows: pa.Table, known: pa.Table, columns: FeatureColumns) -> tuple[int, Whole]:
-    """Return how many groups of H known-ahead rows there are, and each row's group.
-
-    Raises:
-        DataError: a row has no group, or they are not H rows each.
-    """
-    heads = known_heads(known, columns)
-    group_N = groups_among(rows.select(heads.column_names), heads)
-    if missing := int((group_N < 0).sum()):
-        message = f"{missing:,} rows have no known-ahead rows for their cut-off"
-        raise DataError(message)
-    return len(heads), group_N
-
-
-def known_heads(known: pa.Table, columns: FeatureColumns) -> pa.Table:
-    """Return [G] the keys and cut-off of every group of H known-ahead rows.
-
-    Raises:
-        DataError: they are not H rows each.
-    """
-    horizon = columns.horizon
-    steps = known["step"].to_numpy()
-    if (
-        len(known) % horizon
-        or (steps != np.tile(np.arange(horizon) + 1, len(known) // horizon)).any()
-    ):
-        message = f"the known-ahead rows are not {horizon} steps in order for each cut-off"
-        raise DataError(message)
-    keys = [*columns.known_keys, "event_timestamp"]
-    return known.select(keys).take(pa.array(np.arange(0, len(known), horizon)))
-
-
-def groups_among(wanted: pa.Table, heads: pa.Table) -> Whole:
-    """Return for each row of `wanted` the place in `heads` of the same values, -1 for none."""
-    code_N, code_G = np.zeros(len(wanted), dtype=np.int64), np.zeros(len(heads), dtype=np.int64)
-    absent_N = np.zeros(len(wanted), dtype=bool)
-    for name in heads.column_names:  # one number for all keys: a join costs milliseconds
-        values = pc.unique(heads[name])
-        place_N, place_G = (_places(table[name], values) for table in (wanted, heads))
-        absent_N |= place_N < 0
-        code_N, code_G = code_N * len(values) + place_N, code_G * len(values) + place_G
-    order_G = np.argsort(code_G, kind="stable")
-    found_N = np.searchsorted(code_G, code_N, sorter=order_G).clip(max=max(len(heads) - 1, 0))
-    if not len(heads):
-        return np.full(len(wanted), -1)
-    group_N = order_G[found_N]
-    return np.where(absent_N | (code_G[group_N] != code_N), -1, group_N)
-
-
-def _places(column: pa.ChunkedArray, values: pa.Array) -> Whole:
-    """Return [N]: the place of each value among others, -1 for none."""
-    found = pc.index_in(column, value_set=values, skip_nulls=True)
-    return np.asarray(pc.fill_null(found, -1), dtype=np.int64)

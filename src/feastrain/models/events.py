@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
-from feastrain.models.encoder import known_groups
+from feastrain.models.ahead import ahead_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from feastrain.recipe import FeatureColumns
@@ -28,10 +28,8 @@ def events_ahead(
     """
     if event is None or event not in columns.known_ahead:
         return np.full((len(rows), columns.horizon), "")
-    _, group_N = known_groups(rows, known, columns)
-    names = known[event].cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False)
-    name_NH: NDArray[np.str_] = names.astype(np.str_).reshape(-1, columns.horizon)[group_N]
-    return name_NH
+    ahead = ahead_of(known, columns)
+    return ahead.events(event)[ahead.groups(rows)]
 
 
 def special_ahead(

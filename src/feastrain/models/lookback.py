@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feastrain.models.encoder import CLIP, groups_among, known_groups, known_heads
+from feastrain.models.ahead import ahead_of
+from feastrain.models.encoder import CLIP
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -76,7 +77,8 @@ class LookBack:
         log_unit = (np.log(unit_N) - encoder.log_unit.mean) / encoder.log_unit.deviation
         static_NF = encoder.values(encoder.static_numbers, rows, unit_N)
         static_NF = np.column_stack([np.clip(log_unit, -CLIP, CLIP), static_NF])
-        groups, group_N = known_groups(rows, known, encoder.columns)
+        group_N = ahead_of(known, encoder.columns).groups(rows)
+        groups = len(known) // horizon
         known_GHK = encoder.values(encoder.known, known).reshape(groups, horizon, -1)
         codes = encoder.codes(known, encoder.known_categories).reshape(groups, horizon, -1)
         unknown = np.full((1, known_GHK.shape[2]), np.nan, dtype=np.float32)
@@ -177,11 +179,12 @@ def _groups_before(
     encoder: Encoder, table: pa.Table, known: pa.Table, frequency: timedelta
 ) -> NDArray[np.int64]:
     """Return [N]: the group of the cut-off one period before each row's; G where there is none."""
-    heads = known_heads(known, encoder.columns)
+    ahead = ahead_of(known, encoder.columns)
+    heads = ahead.heads
     before = pc.subtract(table["event_timestamp"], pa.scalar(frequency))
     before = before.cast(heads.schema.field("event_timestamp").type)
     wanted = {name: table[name] for name in encoder.columns.known_keys}
-    group_N = groups_among(pa.table({**wanted, "event_timestamp": before}), heads)
+    group_N = ahead.places.of(pa.table({**wanted, "event_timestamp": before}))
     return np.where(group_N < 0, len(heads), group_N)
 
 

@@ -48,6 +48,8 @@ class Mixture:
     ) -> NDArray[np.float64]:
         """Return [N, H, Q]: each quantile as the weighted mean of its members' (Vincent 1912)."""
         forecasts = [member.forecast(encoder, rows, known, past) for member in self.members]
+        if len(forecasts) == 1:
+            return forecasts[0]
         mean_NHQ: NDArray[np.float64] = np.average(forecasts, axis=0, weights=self.weights)
         return mean_NHQ
 

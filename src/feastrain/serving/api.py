@@ -18,7 +18,6 @@ from fastapi import FastAPI, Query, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
@@ -29,7 +28,6 @@ from feastrain.serving.as_of import PastForecasts
 from feastrain.serving.coalesce import Coalescing
 from feastrain.serving.drain import AnnounceDrain, Drain
 from feastrain.serving.failures import add_failures, failure
-from feastrain.serving.forecaster import quantile_column
 from feastrain.serving.freshness import Freshness
 from feastrain.serving.listening import address_of, listen
 from feastrain.serving.metrics import Metrics
@@ -38,12 +36,13 @@ from feastrain.serving.planner import Planner, add_planner
 from feastrain.serving.routes import as_json, asking, instant, json_response
 from feastrain.serving.server import serve
 from feastrain.serving.swap import Sources, Standing
+from feastrain.serving.wording import Wording
 from feastrain.serving.workers import Workers
 from feastrain.telemetry import bind, event
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from numpy.typing import NDArray
     from pydantic import BaseModel
@@ -88,6 +87,7 @@ class Service:
             "bundle": forecaster.bundle.fingerprint,
             "snapshot": str(forecaster.bundle.lineage["snapshot"]),
         }
+        self._wording = Wording(tuple(history.entities), forecaster.recipe.period_name)
         self._series_list = as_json(self._summarise())
 
     async def forecasts(self, asked: schemas.ForecastRequest) -> Response:
@@ -171,18 +171,7 @@ class Service:
         self.metrics.forecast(forecast, age_N, int(stale_N.sum()))
         self.metrics.forecast_ratios(self._ratios(keys, forecast))
         status_N = np.where(stale_N, "stale", np.where(forecast.found, "ok", "unknown")).tolist()
-        bundle = self._forecaster.bundle
-        most = max(asked.steps or bundle.columns.horizon for asked in batch)
-        answers = self._steps(forecast, most)
-        about = {
-            key: {
-                "key": self._named(key),
-                "status": status,
-                "age_seconds": None if status == "unknown" else round(age, 3),
-                "steps": [] if status == "unknown" else next(answers),
-            }
-            for key, status, age in zip(keys, status_N, age_N.tolist(), strict=True)
-        }
+        bundle, ages = self._forecaster.bundle, age_N.tolist()
         answer = {
             "cutoff": instant(forecast.as_of),
             **self._lineage,
@@ -190,38 +179,24 @@ class Service:
             "source": forecast.origin,
             "quantiles": bundle.quantiles,
         }
+        begun = as_json(answer)[:-1] + b',"series":['
+        told = {
+            steps: dict(
+                zip(keys, self._wording.series(keys, forecast, status_N, ages, steps), strict=True)
+            )
+            for steps in {asked.steps or bundle.columns.horizon for asked in batch}
+        }
         return [
-            to_json(answer | {"series": [_shortened(about[key], asked.steps) for key in named]})
+            b"%s%s]}" % (begun, ",".join(about[key] for key in named).encode())
             for asked, named in zip(batch, wanted, strict=True)
+            for about in [told[asked.steps or bundle.columns.horizon]]
         ]
-
-    def _steps(self, forecast: Forecast, most: int) -> Iterator[list[dict[str, Any]]]:
-        """Yield the answer's steps for each series that was forecast, in order."""
-        bundle, name = self._forecaster.bundle, self._forecaster.recipe.period_name
-        horizon, levels = bundle.columns.horizon, [str(level) for level in bundle.quantiles]
-        periods = [name(end) for end in forecast.table["period"][:horizon].to_pylist()]
-        columns = [forecast.table[quantile_column(level)].to_numpy() for level in bundle.quantiles]
-        value_MQ = np.stack(columns, axis=1).tolist()
-        events = forecast.events
-        for first in range(0, len(value_MQ), horizon):
-            steps: list[dict[str, Any]] = [
-                {
-                    "step": step + 1,
-                    "period": periods[step],
-                    "quantiles": dict(zip(levels, value_MQ[first + step], strict=True)),
-                }
-                for step in range(most)
-            ]
-            if events is not None:
-                for place, step in enumerate(steps, first):
-                    step["event"] = events[place]
-            yield steps
 
     def _ratios(self, keys: list[Key], forecast: Forecast) -> NDArray[np.float64]:
         """Return [N'] the mean median of each series that was forecast over its usual label."""
         bundle = self._forecaster.bundle
-        column = quantile_column(min(bundle.quantiles, key=lambda level: abs(level - 0.5)))
-        median_NH = forecast.table[column].to_numpy().reshape(-1, bundle.columns.horizon)
+        middle = min(range(len(bundle.quantiles)), key=lambda q: abs(bundle.quantiles[q] - 0.5))
+        median_NH = forecast.quantiles_MHQ[:, :, middle]
         known = [key for key, found in zip(keys, forecast.found.tolist(), strict=True) if found]
         usual_N = np.array([self._usual.get(key, np.nan) for key in known])
         ratios: NDArray[np.float64] = median_NH.mean(axis=1) / np.where(
@@ -247,10 +222,6 @@ class Service:
 def _size(asked: schemas.ForecastRequest) -> int:
     """Return how many series are asked for; a past time is answered by itself."""
     return len(asked.series) if asked.as_of is None else MOST_TOGETHER + 1
-
-
-def _shortened(about: dict[str, Any], steps: int | None) -> dict[str, Any]:
-    return about if steps is None else about | {"steps": about["steps"][:steps]}
 
 
 class Answers:
@@ -289,7 +260,7 @@ def create_app(
         forecaster: the bundle and the online store.
         history: the observed labels.
         settings: the limits on requests.
-        workers: the threads that forecast; by default two, with 32 requests waiting at most.
+        workers: the threads that forecast; by default one, with 32 requests waiting at most.
         evidence: what the recipe's last backtest found, for the page.
         watch: puts another bundle in the place of this one; without it, this one stays.
     """

@@ -78,7 +78,7 @@ def forecast_all(
     if cached:
         rows = int(open_manifest(final)["rows"])
     else:
-        table = forecaster.forecast(series).table
+        table = forecaster.forecast(series).table()
         rows = len(table)
         manifest: dict[str, Any] = {
             "bundle": forecaster.bundle.fingerprint,

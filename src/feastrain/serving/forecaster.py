@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from feastrain.errors import DataError
+from feastrain.models.events import events_ahead
 from feastrain.recipe import recipe_of
 from feastrain.tracing import span
 
@@ -72,23 +73,46 @@ class QuantileModel(Protocol):
 
 @dataclass(frozen=True)
 class Forecast:
-    """The quantiles of the series that the source knows, one row for each series and step."""
+    """The quantiles of the series that the source knows."""
 
-    table: pa.Table
-    """Entities, `event_timestamp` (the cut-off), `step`, `period` (its close), `q0.1` ...; in
-    the order of the series asked for, without those that the source does not know."""
-    events: tuple[str, ...] | None
-    """What makes the period of each row special, where a known-ahead feature tells it."""
+    series: pa.Table
+    """[M] entities, in the order asked for, of the series that the source knows."""
+    quantiles_MHQ: NDArray[np.float64]
+    """In the unit of the label."""
+    levels: tuple[float, ...]
+    """[Q]"""
+    periods: list[datetime]
+    """[H] the close of each target period."""
+    event_MH: NDArray[np.str_] | None
+    """What makes each target period special, "" for nothing; where a known-ahead feature tells."""
     as_of: datetime
     """The cut-off."""
     found: NDArray[np.bool_]
-    """[N] whether the source knows the series asked for."""
+    """[N] whether the source knows the series asked for; M of them."""
     read_seconds: float
     """How long the source took."""
     happened: NDArray[np.int64] | None = None
     """[N] when the oldest changing row of each series happened, where the source tells."""
     origin: Origin = "store"
     """Where the features came from."""
+
+    def table(self) -> pa.Table:
+        """Return a row for each series and step.
+
+        Entities, `event_timestamp` (the cut-off), `step`, `period` (its close), `q0.1` ...
+        """
+        count, horizon = self.quantiles_MHQ.shape[:2]
+        of_series = pa.array(np.repeat(np.arange(count), horizon))
+        steps = np.tile(np.arange(1, horizon + 1), count)
+        columns: dict[str, Any] = {
+            name: self.series[name].take(of_series) for name in self.series.column_names
+        }
+        columns["event_timestamp"] = pa.array([self.as_of] * len(steps), type=TIMESTAMP)
+        columns["step"] = pa.array(steps, type=pa.int64())
+        columns["period"] = pa.array(self.periods, type=TIMESTAMP).take(pa.array(steps - 1))
+        for place, level in enumerate(self.levels):
+            columns[quantile_column(level)] = pa.array(self.quantiles_MHQ[:, :, place].ravel())
+        return pa.table(columns)
 
 
 class Forecaster:
@@ -124,12 +148,17 @@ class Forecaster:
         Raises:
             DataError: the bundle answers with something that is not a number.
         """
-        rows = online.rows.filter(pa.array(online.found))
+        rows, columns = online.rows, self.bundle.columns
+        if not online.found.all():
+            rows = rows.filter(pa.array(online.found))
         with span("model"):
-            quantiles_NHQ = self._quantiles(rows, online)
+            quantiles_MHQ = self._quantiles(rows, online)
         return Forecast(
-            table=self._table(rows, quantiles_NHQ, online.as_of),
-            events=self._events(rows, online.known),
+            series=rows.select(list(columns.entities)),
+            quantiles_MHQ=quantiles_MHQ,
+            levels=self.bundle.quantiles,
+            periods=period_ends(online.as_of, self.recipe.frequency, columns.horizon),
+            event_MH=self._events(rows, online.known),
             as_of=online.as_of,
             found=online.found,
             read_seconds=read_seconds,
@@ -157,35 +186,10 @@ class Forecaster:
         self._refuse_non_finite(rows, quantiles_NHQ)
         return quantiles_NHQ
 
-    def _table(
-        self, rows: pa.Table, quantiles_NHQ: NDArray[np.float64], as_of: datetime
-    ) -> pa.Table:
-        horizon = self.bundle.columns.horizon
-        series = pa.array(np.repeat(np.arange(len(rows)), horizon))
-        steps = np.tile(np.arange(1, horizon + 1), len(rows))
-        ends = period_ends(as_of, self.recipe.frequency, horizon)
-        columns: dict[str, Any] = {
-            name: rows[name].take(series) for name in self.bundle.columns.entities
-        }
-        columns["event_timestamp"] = pa.array([as_of] * len(steps), type=TIMESTAMP)
-        columns["step"] = pa.array(steps, type=pa.int64())
-        columns["period"] = pa.array(ends, type=TIMESTAMP).take(pa.array(steps - 1))
-        for index, quantile in enumerate(self.bundle.quantiles):
-            columns[quantile_column(quantile)] = pa.array(quantiles_NHQ[:, :, index].ravel())
-        return pa.table(columns)
-
-    def _events(self, rows: pa.Table, known: pa.Table) -> tuple[str, ...] | None:
+    def _events(self, rows: pa.Table, known: pa.Table) -> NDArray[np.str_] | None:
         if self._event is None:
             return None
-        keys = self.bundle.columns.known_keys
-        about = zip(*(known[name].to_pylist() for name in (*keys, "step")), strict=True)
-        named = dict(zip(about, known[self._event].to_pylist(), strict=True))
-        groups = list(zip(*(rows[key].to_pylist() for key in keys), strict=True))
-        return tuple(
-            named.get((*group, step)) or ""
-            for group in groups or [()] * len(rows)
-            for step in range(1, self.bundle.columns.horizon + 1)
-        )
+        return events_ahead(rows, known, self.bundle.columns, self._event)
 
     def _refuse_non_finite(self, rows: pa.Table, quantiles_NHQ: NDArray[np.float64]) -> None:
         broken = np.flatnonzero(~np.isfinite(quantiles_NHQ).all(axis=(1, 2)))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from feastrain.errors import FeastrainError
-from feastrain.serving.forecaster import period_ends, quantile_column
 from feastrain.telemetry import event
 
 if TYPE_CHECKING:
@@ -96,17 +95,21 @@ class Outlooks:
         forecast = self._forecaster.forecast(self._history.table(self._history.keys))
         found = forecast.found
         quantile_SHQ = np.full((len(found), horizon, len(levels)), np.nan)
-        columns = [forecast.table[quantile_column(level)].to_numpy() for level in levels]
-        quantile_SHQ[found] = np.stack(columns, axis=-1).reshape(-1, horizon, len(levels))
+        quantile_SHQ[found] = forecast.quantiles_MHQ
         event_SH = None
-        if forecast.events is not None:
+        if forecast.event_MH is not None:
             event_SH = np.full((len(found), horizon), "", dtype=object)
-            event_SH[found] = np.array(forecast.events, dtype=object).reshape(-1, horizon)
-        ends = period_ends(forecast.as_of, recipe.frequency, horizon)
-        before_SH = self._panel.a_season_before(ends, recipe.season)
+            event_SH[found] = forecast.event_MH
+        before_SH = self._panel.a_season_before(forecast.periods, recipe.season)
         made_at = time.monotonic()
         return Outlook(
-            forecast.as_of, tuple(ends), levels, quantile_SHQ, event_SH, before_SH, made_at
+            forecast.as_of,
+            tuple(forecast.periods),
+            levels,
+            quantile_SHQ,
+            event_SH,
+            before_SH,
+            made_at,
         )
 
 

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 
-from feastrain.serving.forecaster import quantile_column
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -49,11 +47,7 @@ def hold(forecaster: Forecaster, series: pa.Table) -> OnlineRows:
 
 def forecast_held(forecaster: Forecaster, held: OnlineRows) -> NDArray[np.float64]:
     """Return [N, H, Q] the forecast of what is held."""
-    table = forecaster.forecast_from(held).table
-    levels = forecaster.bundle.quantiles
-    columns = [table[quantile_column(level)].to_numpy() for level in levels]
-    shape = (len(held.rows), forecaster.bundle.columns.horizon, len(levels))
-    return np.stack(columns, axis=-1).reshape(shape)
+    return forecaster.forecast_from(held).quantiles_MHQ
 
 
 def changeable(

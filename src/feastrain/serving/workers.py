@@ -20,9 +20,13 @@ class Overloaded(Exception):  # noqa: N818 - the state of the server, not a faul
 
 
 class Workers:
-    """A pool of `threads` with `waiting` places before it; beyond those, work is refused."""
+    """A pool of `threads` with `waiting` places before it; beyond those, work is refused.
 
-    def __init__(self, threads: int = 2, waiting: int = 32) -> None:
+    One thread is the default: most of a forecast holds the interpreter's lock, and what waits
+    for one thread is forecast together.
+    """
+
+    def __init__(self, threads: int = 1, waiting: int = 32) -> None:
         self.threads = threads
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="forecast")
         self._places = threading.Semaphore(threads + waiting)

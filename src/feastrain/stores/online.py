@@ -45,7 +45,10 @@ def _store_errors() -> tuple[type[Exception], ...]:
 
 STORE_ERRORS = _store_errors()
 REFRESH_SECONDS = 5.0
-"""How long a registry is believed: a later materialisation is seen within this time."""
+"""How long a registry is believed, and what is known ahead: what changes is seen within this time.
+"""
+MOST_AHEAD = 1_000
+"""Sets of groups whose known-ahead rows are kept meanwhile."""
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 
@@ -70,6 +73,8 @@ class OnlineFeatures:
         self._first_period = first_period
         self._cutoff: tuple[datetime, float] | None = None
         """The last one told, and until when it is believed."""
+        self._ahead: dict[tuple[Any, ...], pa.Table] = {}
+        """What is known ahead as of that cut-off, by the groups it was asked of."""
         self._types = _feature_types(store, [*row_features, *known_features])
         self._readers = _readers(store, self._row_features, self._known_features)
         self._telling = self._features_keyed_by_series()
@@ -90,6 +95,7 @@ class OnlineFeatures:
             views = _views_of(self._row_features)
             frequency = self._recipe.frequency
             cutoff = last_cutoff(self._store, views, self._first_period, frequency)
+            self._ahead = {}
             told = self._cutoff = cutoff, time.monotonic() + REFRESH_SECONDS
         return told[0]
 
@@ -121,17 +127,31 @@ class OnlineFeatures:
         return happened
 
     def _known(self, series: pa.Table, as_of: datetime, tally: Counter[str]) -> pa.Table:
-        keys = list(self._columns.known_keys)
-        groups = series.select(keys).group_by(keys).aggregate([]) if keys else None
-        if groups is not None:
-            groups = groups.sort_by([(name, "ascending") for name in keys])
-        count = 1 if groups is None else len(groups)
+        """Return what is known ahead of the groups of `series`; kept as long as the cut-off is."""
+        held = self._ahead
+        keys = [series[name].to_pylist() for name in self._columns.known_keys]
+        groups = tuple(sorted({*zip(*keys, strict=True)})) if keys else ((),)
+        known = held.get(groups)
+        if known is None:
+            known = self._read_known(groups, series, as_of, tally)
+            if len(held) < MOST_AHEAD:
+                held[groups] = known
+        return known
+
+    def _read_known(
+        self,
+        groups: tuple[tuple[Any, ...], ...],
+        series: pa.Table,
+        as_of: datetime,
+        tally: Counter[str],
+    ) -> pa.Table:
         horizon = self._recipe.horizon
-        steps = np.tile(np.arange(1, horizon + 1), count)
-        columns: dict[str, Any] = {}
-        if groups is not None:
-            repeated = pa.array(np.repeat(np.arange(count), horizon))
-            columns = {name: groups[name].take(repeated) for name in keys}
+        steps = np.tile(np.arange(1, horizon + 1), len(groups))
+        columns: dict[str, Any] = {
+            name: pa.array([group[place] for group in groups for _ in range(horizon)], kind)
+            for place, name in enumerate(self._columns.known_keys)
+            for kind in [series.schema.field(name).type]
+        }
         wanted = dict(columns)
         columns["event_timestamp"] = pa.array([as_of] * len(steps), type=TIMESTAMP)
         columns["step"] = pa.array(steps)
@@ -178,11 +198,12 @@ class OnlineFeatures:
         return pa.table(columns), dated
 
     def _by_column(self, read: list[Rows], entities: pa.Table) -> tuple[pa.Table, Dated]:
-        columns = {name: entities[name] for name in entities.column_names}
+        columns = dict(zip(entities.column_names, entities.columns, strict=True))
         dated = {}
         for rows in read:
+            whole = bool(rows.found.all())
             for name in rows.values:
-                columns[name] = rows.arrow(name, self._types[name])
+                columns[name] = rows.arrow(name, self._types[name], whole=whole)
                 dated[name] = rows.found, rows.event
         return pa.table(columns), dated
 

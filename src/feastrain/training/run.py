@@ -110,9 +110,10 @@ def publish(members: Members, encoder: Encoder, bundle: Path) -> dict[str, float
 def _judge(members: Members, encoder: Encoder) -> tuple[dict[str, float], Calibration]:
     """Score and calibrate the models on the validation rows, which they did not see."""
     snapshot, quantiles = members.snapshot, members.recipe.model.quantiles
-    rows = snapshot.rows("validation")
+    rows, known = snapshot.rows("validation"), snapshot.known()
     scored = Mixture(tuple(members.scored), members.recipe.weights)
-    forecast_NHQ = scored.forecast(encoder, rows, snapshot.known(), snapshot.rows())
+    past = snapshot.rows() if scored.looks_back else None
+    forecast_NHQ = scored.forecast(encoder, rows, known, past)
     label_NH, weight_NH = encoder.labels(rows)
     unit_N = encoder.unit(rows)
     error_NHQ = (label_NH * unit_N[:, None])[:, :, None] - forecast_NHQ
@@ -124,7 +125,7 @@ def _judge(members: Members, encoder: Encoder) -> tuple[dict[str, float], Calibr
     scores = {"validation_wmae": round(float(wmae), 4), "validation_pinball": float(pinball)}
     seen_NH = np.where(weight_NH > 0, label_NH * unit_N[:, None], np.nan)
     event = members.recipe.label.event
-    special_NH = special_ahead(rows, snapshot.known(), encoder.columns, event)
+    special_NH = special_ahead(rows, known, encoder.columns, event)
     return scores, calibrate(seen_NH, forecast_NHQ, unit_N, special_NH, quantiles)
 
 

@@ -59,14 +59,22 @@ class Rows:
     null: dict[str, NDArray[np.bool_]]
     """[N] of each feature: whether there is no value."""
 
-    def arrow(self, name: str, kind: pa.DataType) -> pa.Array:
-        """Return one feature as an Arrow array; what is not found is null."""
-        values, null = self.values[name], self.null[name] | ~self.found
+    def arrow(self, name: str, kind: pa.DataType, *, whole: bool = False) -> pa.Array:
+        """Return one feature as an Arrow array; what is not found is null.
+
+        Args:
+            name: of the feature.
+            kind: of the array.
+            whole: every row was found.
+        """
+        values, null = self.values[name], self.null[name]
+        if not whole:
+            null = null | ~self.found
         if pa.types.is_timestamp(kind):  # Feast keeps seconds
             seconds = pa.array(values, type=pa.timestamp("s", kind.tz), mask=null)
             return seconds.cast(kind)
         if values.dtype != object:
-            return pa.array(values, type=kind, mask=null)
+            return pa.array(values, type=kind, mask=null if null.any() else None)
         return pa.array(
             [
                 None if missing else _plain(value)

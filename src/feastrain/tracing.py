@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 SERVICE = "feastrain-serve"
+SEND_SECONDS = 2.0
+"""How long a collector has to take spans; a server that stops waits as long for the last ones."""
 
 
 class _Tracing:
@@ -66,7 +68,8 @@ def trace_to(endpoint: str) -> Any:
             "pip install 'feastrain[otel]'"
         )
         raise UsageError(message) from error
-    processor = BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces"))
+    address = f"{endpoint.rstrip('/')}/v1/traces"
+    processor = BatchSpanProcessor(OTLPSpanExporter(address, timeout=SEND_SECONDS))
     trace_by(processor)
     return processor
 

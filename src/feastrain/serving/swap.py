@@ -128,9 +128,9 @@ class BundleWatch:
                 standing.answering, standing.sources = newer
                 took = round(time.monotonic() - began, 2)
                 event("bundle_swapped", before=stays, bundle=newer[1].bundle, seconds=took)
-                metrics.bundle_swap("swapped")
-                metrics.answers_from(newer[1].bundle, newer[1].snapshot)
                 bind(bundle=newer[1].bundle, snapshot=newer[1].snapshot)
+                metrics.answers_from(newer[1].bundle, newer[1].snapshot)
+                metrics.bundle_swap("swapped")
 
     def _try(self, served: Sources, make: Callable[[Sources], A]) -> tuple[A, Sources]:
         """Load what the pointer leads to, and see that it can take over."""

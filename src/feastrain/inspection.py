@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal
+
+from feastrain.opened import Opened
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,35 +21,13 @@ if TYPE_CHECKING:
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.dataset.verdict import Verdict
     from feastrain.jobs.sizing import Size
-    from feastrain.recipe import Recipe
-    from feastrain.settings import Settings
     from feastrain.telemetry import Stage
 
 Engine = Literal["pandera", "gx"]
 
 
-class Inspection(ABC):
+class Inspection(Opened):
     """The part of a `Project` that publishes nothing."""
-
-    root: Path
-
-    @property
-    @abstractmethod
-    def settings(self) -> Settings:
-        """The settings of this machine."""
-
-    @property
-    @abstractmethod
-    def artifacts(self) -> Path:
-        """The folder that every stage publishes under."""
-
-    @abstractmethod
-    def recipe(self, name: str | Path) -> Recipe:
-        """Read a recipe by its name or its path."""
-
-    @abstractmethod
-    def features(self, recipe: str | Path) -> FeatureStore:
-        """Make the feature tables and apply the feature repo, and open the feature store."""
 
     def validate(
         self, recipe: str | Path, as_of: datetime | None = None, engine: Engine = "pandera"

@@ -26,7 +26,8 @@ from feastrain.stage_metrics import push_stages
 from feastrain.telemetry import Ended
 from feastrain.training.metrics import Metrics, push
 from feastrain.training.observer import About, Step
-from feastrain.training.probes import serving
+from feastrain.training.port import answering
+from feastrain.training.probes import probes_of
 from online_stores import Redis
 from prometheus_server import Prometheus, free_port, pushgateway, require
 from served_ill import BUNDLE, ILL
@@ -200,7 +201,7 @@ def test_all_that_can_be_ill_here_is_told_and_not_before(
         redis_of(tmp_path) as redis,
         pushgateway(tmp_path) as gateway,
         server(tmp_path, redis) as (address, process),
-        serving(metrics, "127.0.0.1", port),
+        answering(probes_of(metrics), "127.0.0.1", port, "FEASTRAIN_METRICS_PORT"),
         prometheus(
             tmp_path,
             target("feastrain-serve", address, "serve-1"),

@@ -323,8 +323,18 @@ def train(  # noqa: PLR0913 - a flag each
 
 
 @app.command()
-def render() -> None:
+def render(
+    overlay: Annotated[
+        str | None,
+        typer.Option(help="All of deploy/ as dev, prod or openshift has it.", metavar="NAME"),
+    ] = None,
+) -> None:
     """Print the training runtimes of a cluster, which its jobs name: | kubectl apply -f -."""
+    if overlay is not None:
+        from feastrain.jobs.overlay import render_overlay
+
+        typer.echo(render_overlay(overlay), nl=False)
+        return
     from feastrain.jobs.cluster import as_yaml
     from feastrain.jobs.runtimes import runtimes
     from feastrain.settings import load_cluster

@@ -445,6 +445,32 @@ def predict(
 
 
 @app.command()
+def sign(
+    recipe: RecipeArgument,
+    key: Annotated[Path, typer.Option(help="PEM file, Ed25519 private key.", metavar="FILE")],
+    project: ProjectOption = Path(),
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign the recipe's last bundle, for places where FEASTRAIN_BUNDLE_KEYS is set."""
+    _show({"signed": str(Project(project).sign(recipe, key))}, as_json=as_json)
+
+
+@app.command()
+def verify(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte of the recipe's last bundle, and its signature where keys are set."""
+    asked = Project(project)
+    bundle = asked.bundle(recipe)
+    signed = asked.settings.bundle_keys is not None
+    _show({"bundle": str(bundle.path), "whole": True, "signed": signed}, as_json=as_json)
+
+
+@app.command()
 def serve(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),

@@ -127,7 +127,9 @@ class Primary:
             )
         options["redis_connect_func"] = self._connected
         if config.redis_type == "redis_sentinel":
-            sentinel = Sentinel(nodes, sentinel_kwargs={"socket_timeout": seconds}, **options)
+            asked = {name: value for name, value in options.items() if name.startswith("ssl")}
+            asked["socket_timeout"] = seconds
+            sentinel = Sentinel(nodes, sentinel_kwargs=asked, **options)
             pool = SentinelConnectionPool(
                 config.sentinel_master,
                 sentinel,

@@ -114,6 +114,21 @@ def doctor(project: ProjectOption = Path(), *, as_json: JsonOption = False) -> N
 
 
 @app.command()
+def sbom(
+    *,
+    licences: Annotated[bool, typer.Option(help="A line a package: its licence.")] = False,
+) -> None:
+    """List the packages of this installation as a CycloneDX SBOM."""
+    from feastrain.inventory import as_cyclonedx, installed
+
+    packages = installed()
+    if licences:
+        _show({f"{one.name} {one.version}": one.licence for one in packages}, as_json=False)
+    else:
+        _show(as_cyclonedx(packages), as_json=True)
+
+
+@app.command()
 def build(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),

@@ -74,8 +74,7 @@ def as_cyclonedx(packages: list[Package]) -> dict[str, Any]:
 def _package(distribution: Distribution) -> Package:
     about = distribution.metadata
     name = re.sub(r"[-_.]+", "-", about["Name"]).lower()
-    expression = about.get("License-Expression")
-    if expression:
+    for expression in about.get_all("License-Expression") or ():
         return Package(name, distribution.version, expression, spdx=True)
     classified = [
         line.removeprefix(_CLASSIFIER)
@@ -83,5 +82,5 @@ def _package(distribution: Distribution) -> Package:
         if line.startswith(_CLASSIFIER)
     ]
     # Some put the whole text there; its first line names it.
-    written = (about.get("License") or "").strip().split("\n")[0]
+    written = "".join(about.get_all("License") or ()).strip().split("\n")[0]
     return Package(name, distribution.version, " or ".join(classified) or written or UNKNOWN)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import count
@@ -42,7 +42,9 @@ from feastrain.training.observer import (
     Saved,
     Step,
 )
-from feastrain.training.probes import CONNECTIONS, serving
+from feastrain.training.port import CONNECTIONS, answering
+from feastrain.training.probes import probes_of
+from feastrain.training.progression import Progression
 from feastrain.training.watching import watching
 from test_training import LAUNCH
 from tiny_snapshot import tiny_recipe, tiny_snapshot
@@ -85,6 +87,10 @@ def _get(port: int, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
+def _answering(metrics: Metrics, port: int) -> AbstractContextManager[None]:
+    return answering(probes_of(metrics), "127.0.0.1", port, "FEASTRAIN_METRICS_PORT")
+
+
 def _samples(text: str) -> dict[str, float]:
     """Every sample without labels, by name, and the histograms' buckets by name and bound."""
     return {
@@ -103,11 +109,40 @@ class Clock:
         return self.now
 
 
+def test_openshift_reads_progress_as_json() -> None:
+    """At `/metrics` of a port of its own; a run that did not finish never says 100."""
+    progression, port = Progression(), _free_port()
+    told = []
+    with answering(progression.answer, "127.0.0.1", port, "FEASTRAIN_PROGRESS_PORT"):
+        told.append(json.loads(_get(port, "/metrics")[1]))
+        progression.see(_step(5))
+        progression.see(Epoch(1, 0.4, 0.3, 12.5, 0.1, 3000.0, 8.0))
+        told.append(json.loads(_get(port, "/metrics")[1]))
+        progression.see(End("interrupted"))
+        told.append(json.loads(_get(port, "/metrics")[1]))
+        progression.see(End("finished"))
+        told.append(json.loads(_get(port, "/metrics")[1]))
+        assert (404, "/metrics\n") == _get(port, "/")
+    begun = {
+        "progressPercentage": 33,
+        "estimatedRemainingSeconds": 9,
+        "currentStep": 5,
+        "totalSteps": 15,
+        "currentEpoch": 1,
+        "totalEpochs": 3,
+        "trainMetrics": {"loss": 0.5, "rows_per_s": 3200.0},
+        "evalMetrics": {"loss": 0.3, "wmae": 12.5},
+    }
+    none = {"progressPercentage": 0, "trainMetrics": {}, "evalMetrics": {}}
+    over = begun | {"progressPercentage": 100, "estimatedRemainingSeconds": 0}
+    assert [none, begun, begun, over] == told
+
+
 def test_port_answers_with_what_the_run_did(about: About) -> None:
     """Prometheus reads losses, norms, rates, histograms and restarts of the steps so far."""
     clock, port = Clock(), _free_port()
     metrics = Metrics(about, restarts=2, clock=clock)
-    with serving(metrics, "127.0.0.1", port):
+    with _answering(metrics, port):
         for step in (1, 2):
             metrics.see(_step(step))
         metrics.see(Epoch(1, 0.4, 0.3, 12.5, 0.1, 3000.0, 8.0))
@@ -159,7 +194,7 @@ def test_ready_after_a_step_and_alive_while_steps_end(about: About) -> None:
     def health() -> tuple[int, int]:
         return _get(port, "/healthz/live")[0], _get(port, "/healthz/ready")[0]
 
-    with serving(metrics, "127.0.0.1", port):
+    with _answering(metrics, port):
         assert (200, 503) == health()
         metrics.see(_step())
         clock.now += 30
@@ -177,7 +212,7 @@ def test_idle_connections_are_bounded_and_the_port_is_given_back(about: About) -
     """One connection more than are allowed is closed; after the block the port is free again."""
     port = _free_port()
     for _ in range(2):
-        with serving(Metrics(about), "127.0.0.1", port):
+        with _answering(Metrics(about), port):
             idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
             with pytest.raises((URLError, ConnectionError)):
                 _get(port, "/metrics")

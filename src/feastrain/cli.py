@@ -6,7 +6,6 @@ Heavy imports stay inside the verbs, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from datetime import UTC, datetime, time
 from pathlib import Path
@@ -17,6 +16,7 @@ import typer
 from feastrain import jobs_verbs
 from feastrain.errors import ExpectationError, FeastrainError, UsageError
 from feastrain.inspection import Engine  # noqa: TC001 - read by typer
+from feastrain.jobs.job import On  # noqa: TC001 - read by typer
 from feastrain.project import Project
 from feastrain.version import __version__
 
@@ -282,51 +282,49 @@ def audit(  # noqa: PLR0913 - each argument is an option of the command line
 def train(  # noqa: PLR0913 - a flag each
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
-    *,
-    on: Annotated[
-        Literal["here", "kubernetes"], typer.Option(help="Here, or as a job of a cluster.")
-    ] = "here",
-    fresh: Annotated[bool, typer.Option(help="Start over, without a checkpoint.")] = False,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes of a job.")] = 1,
+    on: Annotated[On, typer.Option(help="Where it runs.")] = "here",
+    nodes: Annotated[int, typer.Option(min=1, help="How many nodes.")] = 1,
     processes: Annotated[
-        int, typer.Option("--nproc-per-node", min=1, help="Processes on each node.")
-    ] = 1,
-    cpu: Annotated[
-        int | None, typer.Option(min=1, help="Cores of each node; by default one a process.")
+        int | None,
+        typer.Option(
+            "--nproc-per-node", min=1, help="Training processes on each; by default the recipe's."
+        ),
     ] = None,
-    memory: Annotated[str, typer.Option(help="Memory of each node.")] = "4Gi",
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node.")] = 0,
-    dry_run: Annotated[bool, typer.Option(help="Print the job's objects, and send none.")] = False,
+    *,
+    cpu: Annotated[
+        int | None, typer.Option(min=1, help="Cores of each node of a cluster; one a process.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory of each node of a cluster; by default what `plan` works out."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node of a cluster.")] = 0,
+    fresh: Annotated[bool, typer.Option(help="Start over, without a checkpoint.")] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Print the job's lines until it ends.")
+        bool | None,
+        typer.Option(
+            "--follow/--no-follow",
+            help="Stay until it ends, by default unless it runs on a cluster; else it goes on in "
+            "the background, as one of `feastrain jobs`.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the model; the same command resumes a run that was interrupted.
-
-    With --on kubernetes, options from --nodes on say what each node of the job asks for; see also
-    `feastrain jobs`.
-    """
-    if on == "here":
-        bundle = Project(project).train(recipe, fresh=fresh)
-        _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
-        return
-    from feastrain.jobs.cluster import Size, as_yaml
-
-    if fresh:
-        message = "--fresh is for runs here; a job goes on from its last checkpoint"
-        raise UsageError(message)
-    objects = Project(project).render(recipe, Size(nodes, processes, cpu, memory, gpus))
+    """Train the model; the same command resumes a run that was interrupted."""
+    opened = Project(project)
+    size = opened.job_size(recipe, nodes, processes, on=on, cpu=cpu, memory=memory, gpus=gpus)
     if dry_run:
-        typer.echo(as_yaml(objects), nl=False)
+        typer.echo(opened.show_job(recipe, fresh=fresh, on=on, size=size), nl=False)
         return
-    jobs = jobs_verbs.cluster_jobs()
-    name = jobs.submit(objects)
-    if follow:
-        for line in jobs.logs(name, follow=True):
-            typer.echo(line)
-        jobs.wait(name, math.inf)
-    _show({"job": name}, as_json=as_json)
+    stay = on != "kubernetes" if follow is None else follow
+    if not stay and (job := opened.submit(recipe, fresh=fresh, on=on, size=size)) is not None:
+        _show({"job": job}, as_json=as_json)
+        return
+    bundle = opened.train(recipe, fresh=fresh and stay, on=on, size=size)
+    _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -300,6 +301,10 @@ def train(  # noqa: PLR0913 - a flag each
     ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node of a cluster.")] = 0,
     fresh: Annotated[bool, typer.Option(help="Start over, without a checkpoint.")] = False,
+    candidate: Annotated[
+        bool,
+        typer.Option("--candidate", help="Leave what is served in its place; see `promote`."),
+    ] = False,
     follow: Annotated[
         bool | None,
         typer.Option(
@@ -319,11 +324,16 @@ def train(  # noqa: PLR0913 - a flag each
     if dry_run:
         typer.echo(opened.show_job(recipe, fresh=fresh, on=on, size=size), nl=False)
         return
+    if candidate and follow is None:
+        follow = True
     stay = on != "kubernetes" if follow is None else follow
+    if candidate and not stay:
+        message = "--candidate names the bundle once it is made: leave --no-follow out"
+        raise UsageError(message)
     if not stay and (job := opened.submit(recipe, fresh=fresh, on=on, size=size)) is not None:
         _show({"job": job}, as_json=as_json)
         return
-    bundle = opened.train(recipe, fresh=fresh and stay, on=on, size=size)
+    bundle = opened.train(recipe, fresh=fresh and stay, candidate=candidate, on=on, size=size)
     _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
 
 
@@ -349,6 +359,32 @@ def backtest(
         _show(result.to_json(), as_json=True)
     else:
         show_leaderboard(result)
+
+
+@app.command()
+def promote(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    better_by: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the served one's error that must be saved."),
+    ] = 0.0,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve what `train --candidate` made, if it beats what is served on rows unseen; else exit 1.
+
+    Servers that run swap within seconds. To go back, point the link of the recipe in
+    artifacts/bundles back.
+    """
+    compared = Project(project).promote(recipe, better_by)
+    _show({**asdict(compared), "promoted": compared.promotes}, as_json=as_json)
+    if not compared.promotes:
+        message = (
+            f"the candidate stays out: WMAE {compared.candidate_wmae:,.1f}, and "
+            f"{compared.served_wmae:,.1f} of what is served, on {compared.rows:,} labels"
+        )
+        raise FeastrainError(message)
 
 
 @app.command()

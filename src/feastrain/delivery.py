@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from feastrain.opened import Opened, shown
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from feastrain.dataset.skew import Skew
     from feastrain.dataset.snapshot import Snapshot
+    from feastrain.evaluation.promotion import Comparison
     from feastrain.models.bundle import Bundle
     from feastrain.recipe import Recipe
     from feastrain.serving.batch import BatchForecast
@@ -207,6 +209,40 @@ class Delivery(Opened):
             )
             raise ProjectError(message)
         return pointer.resolve()
+
+    def promote(self, recipe: str | Path, better_by: float = 0.0) -> Comparison:
+        """Serve the recipe's candidate from now on, if it is better on rows neither was fitted on.
+
+        Args:
+            recipe: its name or path.
+            better_by: by which share of the served one's WMAE the candidate's must be less.
+
+        Raises:
+            ProjectError: there is no candidate.
+        """
+        from feastrain.artifacts import point
+        from feastrain.errors import ProjectError
+        from feastrain.evaluation.promotion import compare
+        from feastrain.models.bundle import load_bundle
+        from feastrain.telemetry import stage
+
+        pointer, next_one = (
+            self.bundle_pointer(recipe, candidate=candidate) for candidate in (False, True)
+        )
+        if not next_one.exists():
+            message = (
+                f"recipe {pointer.name!r} has no candidate; "
+                f"run `feastrain train {recipe} --candidate` first"
+            )
+            raise ProjectError(message)
+        with stage("promote") as current:
+            candidate = load_bundle(next_one.resolve())
+            served = load_bundle(pointer.resolve()) if pointer.exists() else None
+            comparison = compare(candidate, served, self._snapshot_of(candidate), better_by)
+            if comparison.promotes:
+                point(pointer, candidate.path)
+            current.made(promoted=comparison.promotes, **asdict(comparison))
+        return comparison
 
     def forecaster(self, bundle: Bundle) -> Forecaster:
         """Return what forecasts from the online store with a bundle."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from feastrain.settings import Settings
 
 
+CANDIDATE = ".candidate"
+"""What the link to a bundle that is not served yet has after the recipe's name."""
+
+
 class Opened(ABC):
     """A project's folder, as its parts see it."""
 
@@ -57,9 +61,10 @@ class Opened(ABC):
     def build(self, recipe: str | Path, as_of: datetime | None = None) -> Snapshot:
         """Publish the recipe's snapshot."""
 
-    def bundle_pointer(self, recipe: str | Path) -> Path:
-        """Return the link to the bundle that the recipe was last trained into."""
-        return self.artifacts / "bundles" / self.recipe(recipe).name
+    def bundle_pointer(self, recipe: str | Path, *, candidate: bool = False) -> Path:
+        """Return the link to the recipe's bundle that is served, or to the one that may be next."""
+        name = self.recipe(recipe).name
+        return self.artifacts / "bundles" / (name + CANDIDATE if candidate else name)
 
 
 def shown(path: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feastrain.delivery import Delivery
-from feastrain.opened import shown
+from feastrain.opened import CANDIDATE, shown
 from feastrain.submission import Submission
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ class Project(Submission, Delivery):
         recipe: str | Path,
         *,
         fresh: bool = False,
+        candidate: bool = False,
         on: On = "here",
         size: Size | None = None,
     ) -> Bundle:
@@ -172,18 +173,20 @@ class Project(Submission, Delivery):
         Args:
             recipe: its name or path.
             fresh: start over rather than from the last checkpoint.
+            candidate: leave the bundle that is served in its place; `promote` compares them.
             on: where; elsewhere than here, its lines are told and its end is waited for.
             size: nodes and processes of each; by default one node, and as the recipe says.
         """
         snapshot = self.build(recipe)
+        link = CANDIDATE if candidate else ""
         if on == "here":
-            return self._train(recipe, snapshot, fresh=fresh, size=size)
+            return self._train(recipe, snapshot, fresh=fresh, link=link, size=size)
         name = self.submit(recipe, fresh=fresh, on=on, size=size)
         if name is not None:
             from feastrain.jobs.places import follow
 
             follow(self.jobs(on), name, self._run(recipe))
-        return self._train(recipe, snapshot)
+        return self._train(recipe, snapshot, link=link)
 
     def _train(
         self,
@@ -191,7 +194,7 @@ class Project(Submission, Delivery):
         snapshot: Snapshot,
         *,
         fresh: bool = False,
-        rehearsal: bool = False,
+        link: str | None = "",
         size: Size | None = None,
     ) -> Bundle:
         from feastrain.jobs.job import Gang
@@ -202,8 +205,7 @@ class Project(Submission, Delivery):
         with stage("train", live=False) as current:
             path = self.recipe_path(recipe)
             gang = Gang(size.nodes, size.processes) if size else None
-            asked = {"fresh": fresh, "rehearsal": rehearsal}
-            trained = train(path, snapshot, self.artifacts, gang=gang, **asked)
+            trained = train(path, snapshot, self.artifacts, fresh=fresh, link=link, gang=gang)
             bundle = load_bundle(trained.path)
             current.made(cached=trained.cached, **bundle.metrics, path=shown(trained.path))
         return bundle
@@ -223,7 +225,7 @@ class Project(Submission, Delivery):
         for as_of in self._origins(asked):
             past = as_of is not None
             snapshot = self._build(recipe, store, as_of, rehearsal=past)
-            bundle = self._train(recipe, snapshot, rehearsal=past)
+            bundle = self._train(recipe, snapshot, link=None)
             with stage("forecast") as current:
                 origin = forecast_origin(asked, snapshot, bundle, self.artifacts / "origins")
                 current.made(cached=origin.cached, origin=origin.origin, path=shown(origin.path))

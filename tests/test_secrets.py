@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "FEASTRAIN_SERVE_TOKENS": TOKEN,
     "FEASTRAIN_MLFLOW_TRACKING_URI": f"http://runs:{MARK}-mlflow@127.0.0.1:1",
     "FEASTRAIN_PUSHGATEWAY": f"http://push:{MARK}-pushgateway@127.0.0.1:1",
+    "FEASTRAIN_OTLP_ENDPOINT": f"http://traces:{MARK}-traces@127.0.0.1:1",
     "KUBEFLOW_TRAINER_SERVER_URL": f"http://job:{MARK}-trainjob@127.0.0.1:1",
     "AWS_SECRET_ACCESS_KEY": f"{MARK}-storage",
 }
@@ -46,11 +47,12 @@ IN_VAIN = (("materialize", "smoke", "--fresh"), ("skew", "smoke"))
 
 def test_every_setting_that_may_hold_a_secret_is_planted() -> None:
     """A new one is either planted here, or is a name or a public key."""
-    suspects = re.compile("token|password|secret|uri|url|gateway|key|credential")
+    suspects = re.compile("token|password|secret|uri|url|endpoint|gateway|key|credential")
     named = {*Settings.model_fields, *Cluster.model_fields}
     assert {
         "bundle_keys",  # public ones, and a file
         "mlflow_tracking_uri",
+        "otlp_endpoint",
         "pushgateway",
         "serve_tokens",
         "serve_tokens_file",

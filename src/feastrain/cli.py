@@ -216,6 +216,28 @@ def plan(
 
 
 @app.command()
+def metrics(
+    update: Annotated[
+        Path | None,
+        typer.Option("--update", help="Write the tables of this page anew.", metavar="PAGE"),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """List every metric: its kind, unit, labels and meaning."""
+    from feastrain import catalogue
+
+    if update is not None:
+        changed = catalogue.update_tables(update)
+        _show({"page": str(update), "changed": changed}, as_json=as_json)
+    elif as_json:
+        _show([entry.to_json() for entry in catalogue.catalogue()], as_json=True)
+    else:
+        for stage in sorted({entry.stage for entry in catalogue.catalogue()}):
+            typer.echo(f"{catalogue.as_table(stage)}\n")
+
+
+@app.command()
 def diff(
     before: SnapshotArgument,
     after: SnapshotArgument,
@@ -338,8 +360,18 @@ def train(  # noqa: PLR0913 - a flag each
 
 
 @app.command()
-def render() -> None:
+def render(
+    overlay: Annotated[
+        str | None,
+        typer.Option(help="All of deploy/ as dev, prod or openshift has it.", metavar="NAME"),
+    ] = None,
+) -> None:
     """Print the training runtimes of a cluster, which its jobs name: | kubectl apply -f -."""
+    if overlay is not None:
+        from feastrain.jobs.overlay import render_overlay
+
+        typer.echo(render_overlay(overlay), nl=False)
+        return
     from feastrain.jobs.cluster import as_yaml
     from feastrain.jobs.runtimes import runtimes
     from feastrain.settings import load_cluster
@@ -540,15 +572,37 @@ def _version(
     if version:
         typer.echo(f"feastrain {__version__}")
         raise typer.Exit
+    from feastrain.telemetry import log_as_lines
+
+    log_as_lines()
 
 
 def main() -> None:
     """Run the command line; a FeastrainError becomes one line and its exit code."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            _push_stages()
     except FeastrainError as error:
         typer.echo(f"feastrain: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def _push_stages() -> None:
+    """Tell a Pushgateway what became of the stages of this verb, where there is one."""
+    if "feastrain.telemetry" not in sys.modules:  # no stage ran: `--help` has no time for it
+        return
+    from feastrain.settings import load_settings
+    from feastrain.telemetry import ENDED
+
+    if not ENDED:
+        return
+    gateway = load_settings().pushgateway
+    if gateway is not None:
+        from feastrain.stage_metrics import push_stages
+
+        push_stages(gateway, sys.argv[1], ENDED)
 
 
 def _walmart_dir() -> Path | None:

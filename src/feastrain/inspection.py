@@ -116,12 +116,19 @@ class Inspection(Opened):
     def drift(self, before: str | Path, after: str | Path, part: str = "train") -> Drift:
         """Measure how far every feature moved between two snapshots, in one part of the split."""
         from feastrain.dataset.drift import Sample, measure_drift
+        from feastrain.dataset.drift_metrics import DriftMetrics
+        from feastrain.training.metrics import push
 
         samples = [
             Sample.of_part(snapshot.rows(), snapshot.known(), snapshot.columns, part)
             for snapshot in (self.snapshot(before), self.snapshot(after))
         ]
-        return measure_drift(*samples)
+        drift = measure_drift(*samples)
+        if self.settings.pushgateway is not None:
+            service = self.snapshot(after).manifest["service"]
+            metrics = DriftMetrics(drift, service)
+            push(self.settings.pushgateway, metrics.registry, {"drift": service})
+        return drift
 
     def diff(self, before: str | Path, after: str | Path) -> Difference:
         """Say why two snapshots differ: every input that changed, and what came of it."""

@@ -43,8 +43,11 @@ class Opened(ABC):
     def recipe(self, name: str | Path) -> Recipe:
         """Read a recipe by its name (`mlp`) or its path."""
         from feastrain.recipe import load_recipe
+        from feastrain.telemetry import bind
 
-        return load_recipe(self.recipe_path(name))
+        recipe = load_recipe(self.recipe_path(name))
+        bind(recipe=recipe.name)
+        return recipe
 
     def recipe_path(self, name: str | Path) -> Path:
         """Return the file of a recipe given by name, by path, or by path within the project."""

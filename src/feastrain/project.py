@@ -105,7 +105,7 @@ class Project(Submission, Delivery):
         rehearsal: bool = False,
     ) -> Snapshot:
         from feastrain.dataset.build import build
-        from feastrain.telemetry import stage
+        from feastrain.telemetry import bind, stage
 
         with stage("build") as current:
             request = self._request(recipe, store, as_of, current, rehearsal=rehearsal)
@@ -121,6 +121,7 @@ class Project(Submission, Delivery):
                 audit=built.snapshot.manifest["audit"]["verdict"],
                 path=shown(built.snapshot.path),
             )
+        bind(snapshot=built.snapshot.fingerprint)
         return built.snapshot
 
     def audit(

@@ -143,6 +143,10 @@ class Settings(BaseSettings):
     pushgateway: str | None = None
     """Pushgateway that a training run's metrics are pushed to when it ends: `http://HOST:PORT`."""
 
+    otlp_endpoint: str | None = None
+    """Collector that a server's traces are sent to by OTLP, as `http://HOST:4318`; needs the extra
+    `otel`."""
+
     mlflow_tracking_uri: str | None = None
     """MLflow tracking server that training runs are recorded in; needs the extra `mlflow`."""
 

@@ -169,8 +169,10 @@ class PostgresLedger(Ledger):
 
     def quoted(self, table: str) -> str:
         """Return the name of a table as SQL has it: quoted, and no longer than PostgreSQL takes."""
-        if len(table.encode()) > 63:
-            table = f"{table[:40]}_{hashlib.sha256(table.encode()).hexdigest()[:16]}"
+        name = table.encode()
+        if len(name) > 63 or b"%" in name:  # psycopg takes a % for the place of a value
+            begins = name[:40].decode(errors="ignore").replace("%", "_")
+            table = f"{begins}_{hashlib.sha256(name).hexdigest()[:16]}"
         return sql.Identifier(self._schema, table).as_string()
 
     def transient(self, error: Exception) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -114,6 +115,21 @@ def doctor(project: ProjectOption = Path(), *, as_json: JsonOption = False) -> N
 
 
 @app.command()
+def sbom(
+    *,
+    licences: Annotated[bool, typer.Option(help="A line a package: its licence.")] = False,
+) -> None:
+    """List the packages of this installation as a CycloneDX SBOM."""
+    from feastrain.inventory import as_cyclonedx, installed
+
+    packages = installed()
+    if licences:
+        _show({f"{one.name} {one.version}": one.licence for one in packages}, as_json=False)
+    else:
+        _show(as_cyclonedx(packages), as_json=True)
+
+
+@app.command()
 def build(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -197,6 +213,28 @@ def plan(
     show_plan(planned)
     if size is not None:
         show_size(size, f"Training {planned.recipe} on snapshot {planned.last}")
+
+
+@app.command()
+def metrics(
+    update: Annotated[
+        Path | None,
+        typer.Option("--update", help="Write the tables of this page anew.", metavar="PAGE"),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """List every metric: its kind, unit, labels and meaning."""
+    from feastrain import catalogue
+
+    if update is not None:
+        changed = catalogue.update_tables(update)
+        _show({"page": str(update), "changed": changed}, as_json=as_json)
+    elif as_json:
+        _show([entry.to_json() for entry in catalogue.catalogue()], as_json=True)
+    else:
+        for stage in sorted({entry.stage for entry in catalogue.catalogue()}):
+            typer.echo(f"{catalogue.as_table(stage)}\n")
 
 
 @app.command()
@@ -285,6 +323,10 @@ def train(  # noqa: PLR0913 - a flag each
     ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node of a cluster.")] = 0,
     fresh: Annotated[bool, typer.Option(help="Start over, without a checkpoint.")] = False,
+    candidate: Annotated[
+        bool,
+        typer.Option("--candidate", help="Leave what is served in its place; see `promote`."),
+    ] = False,
     follow: Annotated[
         bool | None,
         typer.Option(
@@ -304,17 +346,32 @@ def train(  # noqa: PLR0913 - a flag each
     if dry_run:
         typer.echo(opened.show_job(recipe, fresh=fresh, on=on, size=size), nl=False)
         return
+    if candidate and follow is None:
+        follow = True
     stay = on != "kubernetes" if follow is None else follow
+    if candidate and not stay:
+        message = "--candidate names the bundle once it is made: leave --no-follow out"
+        raise UsageError(message)
     if not stay and (job := opened.submit(recipe, fresh=fresh, on=on, size=size)) is not None:
         _show({"job": job}, as_json=as_json)
         return
-    bundle = opened.train(recipe, fresh=fresh and stay, on=on, size=size)
+    bundle = opened.train(recipe, fresh=fresh and stay, candidate=candidate, on=on, size=size)
     _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
 
 
 @app.command()
-def render() -> None:
+def render(
+    overlay: Annotated[
+        str | None,
+        typer.Option(help="All of deploy/ as dev, prod or openshift has it.", metavar="NAME"),
+    ] = None,
+) -> None:
     """Print the training runtimes of a cluster, which its jobs name: | kubectl apply -f -."""
+    if overlay is not None:
+        from feastrain.jobs.overlay import render_overlay
+
+        typer.echo(render_overlay(overlay), nl=False)
+        return
     from feastrain.jobs.cluster import as_yaml
     from feastrain.jobs.runtimes import runtimes
     from feastrain.settings import load_cluster
@@ -334,6 +391,32 @@ def backtest(
         _show(result.to_json(), as_json=True)
     else:
         show_leaderboard(result)
+
+
+@app.command()
+def promote(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    better_by: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the served one's error that must be saved."),
+    ] = 0.0,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve what `train --candidate` made, if it beats what is served on rows unseen; else exit 1.
+
+    Servers that run swap within seconds. To go back, point the link of the recipe in
+    artifacts/bundles back.
+    """
+    compared = Project(project).promote(recipe, better_by)
+    _show({**asdict(compared), "promoted": compared.promotes}, as_json=as_json)
+    if not compared.promotes:
+        message = (
+            f"the candidate stays out: WMAE {compared.candidate_wmae:,.1f}, and "
+            f"{compared.served_wmae:,.1f} of what is served, on {compared.rows:,} labels"
+        )
+        raise FeastrainError(message)
 
 
 @app.command()
@@ -443,6 +526,32 @@ def predict(
 
 
 @app.command()
+def sign(
+    recipe: RecipeArgument,
+    key: Annotated[Path, typer.Option(help="PEM file, Ed25519 private key.", metavar="FILE")],
+    project: ProjectOption = Path(),
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign the recipe's last bundle, for places where FEASTRAIN_BUNDLE_KEYS is set."""
+    _show({"signed": str(Project(project).sign(recipe, key))}, as_json=as_json)
+
+
+@app.command()
+def verify(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte of the recipe's last bundle, and its signature where keys are set."""
+    asked = Project(project)
+    bundle = asked.bundle(recipe)
+    signed = asked.settings.bundle_keys is not None
+    _show({"bundle": str(bundle.path), "whole": True, "signed": signed}, as_json=as_json)
+
+
+@app.command()
 def serve(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -463,15 +572,37 @@ def _version(
     if version:
         typer.echo(f"feastrain {__version__}")
         raise typer.Exit
+    from feastrain.telemetry import log_as_lines
+
+    log_as_lines()
 
 
 def main() -> None:
     """Run the command line; a FeastrainError becomes one line and its exit code."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            _push_stages()
     except FeastrainError as error:
         typer.echo(f"feastrain: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def _push_stages() -> None:
+    """Tell a Pushgateway what became of the stages of this verb, where there is one."""
+    if "feastrain.telemetry" not in sys.modules:  # no stage ran: `--help` has no time for it
+        return
+    from feastrain.settings import load_settings
+    from feastrain.telemetry import ENDED
+
+    if not ENDED:
+        return
+    gateway = load_settings().pushgateway
+    if gateway is not None:
+        from feastrain.stage_metrics import push_stages
+
+        push_stages(gateway, sys.argv[1], ENDED)
 
 
 def _walmart_dir() -> Path | None:

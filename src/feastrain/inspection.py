@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal
+
+from feastrain.opened import Opened
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,35 +21,13 @@ if TYPE_CHECKING:
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.dataset.verdict import Verdict
     from feastrain.jobs.sizing import Size
-    from feastrain.recipe import Recipe
-    from feastrain.settings import Settings
     from feastrain.telemetry import Stage
 
 Engine = Literal["pandera", "gx"]
 
 
-class Inspection(ABC):
+class Inspection(Opened):
     """The part of a `Project` that publishes nothing."""
-
-    root: Path
-
-    @property
-    @abstractmethod
-    def settings(self) -> Settings:
-        """The settings of this machine."""
-
-    @property
-    @abstractmethod
-    def artifacts(self) -> Path:
-        """The folder that every stage publishes under."""
-
-    @abstractmethod
-    def recipe(self, name: str | Path) -> Recipe:
-        """Read a recipe by its name or its path."""
-
-    @abstractmethod
-    def features(self, recipe: str | Path) -> FeatureStore:
-        """Make the feature tables and apply the feature repo, and open the feature store."""
 
     def validate(
         self, recipe: str | Path, as_of: datetime | None = None, engine: Engine = "pandera"
@@ -137,12 +116,19 @@ class Inspection(ABC):
     def drift(self, before: str | Path, after: str | Path, part: str = "train") -> Drift:
         """Measure how far every feature moved between two snapshots, in one part of the split."""
         from feastrain.dataset.drift import Sample, measure_drift
+        from feastrain.dataset.drift_metrics import DriftMetrics
+        from feastrain.training.metrics import push
 
         samples = [
             Sample.of_part(snapshot.rows(), snapshot.known(), snapshot.columns, part)
             for snapshot in (self.snapshot(before), self.snapshot(after))
         ]
-        return measure_drift(*samples)
+        drift = measure_drift(*samples)
+        if self.settings.pushgateway is not None:
+            service = self.snapshot(after).manifest["service"]
+            metrics = DriftMetrics(drift, service)
+            push(self.settings.pushgateway, metrics.registry, {"drift": service})
+        return drift
 
     def diff(self, before: str | Path, after: str | Path) -> Difference:
         """Say why two snapshots differ: every input that changed, and what came of it."""

@@ -69,7 +69,8 @@ def events(name: Name, on: Where = "here", project: Folder = Path()) -> None:
     """Print what happened to a job, the oldest first; on a cluster, to its pods too."""
     for noted in _jobs(on, project).events(name):
         about = f"{noted.involved_object_kind} {noted.involved_object_name}"
-        typer.echo(f"{noted.event_time.isoformat()} {about}: {noted.reason}: {noted.message}")
+        told = f": {noted.message}" if noted.message else ""
+        typer.echo(f"{noted.event_time.isoformat()} {about}: {noted.reason}{told}")
 
 
 @app.command()

@@ -99,7 +99,7 @@ def show_trials(tuned: Tuned) -> None:
 
 def show_jobs(jobs: Sequence[Job]) -> None:
     """Print jobs: their state, how far each is, and what is said of it."""
-    table = Table(title=f"{len(jobs)} jobs", title_style="bold")
+    table = Table(title=f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}", title_style="bold")
     for heading in ("job", "recipe", "state", "nodes", "done", "left", "why"):
         table.add_column(heading)
     for job in jobs:

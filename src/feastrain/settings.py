@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     bundle_seconds: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     """How often `serve` looks whether the recipe's pointer leads to another bundle."""
 
+    bundle_keys: Path | None = None
+    """PEM file with Ed25519 public keys: a bundle that none of them signed forecasts nothing."""
+
     serve_tokens: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = ()
     """Tokens that let a client in, separated by commas; without any, everybody is let in."""
 
@@ -139,6 +142,10 @@ class Settings(BaseSettings):
 
     pushgateway: str | None = None
     """Pushgateway that a training run's metrics are pushed to when it ends: `http://HOST:PORT`."""
+
+    otlp_endpoint: str | None = None
+    """Collector that a server's traces are sent to by OTLP, as `http://HOST:4318`; needs the extra
+    `otel`."""
 
     mlflow_tracking_uri: str | None = None
     """MLflow tracking server that training runs are recorded in; needs the extra `mlflow`."""

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path  # noqa: TC003
 from typing import TYPE_CHECKING
 
 import pytest

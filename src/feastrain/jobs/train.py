@@ -87,15 +87,23 @@ def train(
     artifacts: Path,
     *,
     fresh: bool = False,
-    rehearsal: bool = False,
+    link: str | None = "",
     gang: Gang | None = None,
 ) -> Trained:
     """Fit the recipe's model on `snapshot` and publish it under `artifacts/bundles`.
 
     An interrupted run resumes from its last checkpoint; a finished one is not run again,
-    unless `fresh` asks for both to be done anew. The bundle becomes the recipe's last one, that
-    is served, unless it is a `rehearsal` of a past day. By default there is one node, with as
-    many processes as the recipe says.
+    unless `fresh` asks for both to be done anew. By default there is one node, with as many
+    processes as the recipe says.
+
+    Args:
+        recipe_path: the recipe.
+        snapshot: what to train on.
+        artifacts: the project's folder.
+        fresh: start over.
+        link: what the name of the link that leads to the bundle has after the recipe's: nothing
+            for the one that is served; None for no link, of a rehearsal of a past day.
+        gang: nodes, and processes on each.
 
     Raises:
         InterruptedRun: it was asked to stop, and a checkpoint was saved.
@@ -113,6 +121,6 @@ def train(
         with alone_in(run.folder), noting_the_end(run.folder):
             request.note(run.folder)
             run_request(request, run.folder)
-    if not rehearsal:
-        point(pointer, run.bundle)
+    if link is not None:
+        point(pointer.with_name(pointer.name + link), run.bundle)
     return Trained(run.bundle, cached)

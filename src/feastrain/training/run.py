@@ -28,7 +28,7 @@ from feastrain.models.events import special_ahead
 from feastrain.models.mixture import Mixture
 from feastrain.recipe import Recipe, load_recipe
 from feastrain.settings import Settings, load_settings
-from feastrain.telemetry import Stage, say, stage
+from feastrain.telemetry import Stage, bind, log_as_lines, say, stage
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
 from feastrain.training.members import Members, discard, is_begun
 from feastrain.training.observer import About
@@ -140,10 +140,12 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--launcher", type=int, metavar="PID", help="leave when it is gone")
     asked = parser.parse_args()
+    log_as_lines()
     die_with_parent(asked.launcher)
     asked.folder.mkdir(parents=True, exist_ok=True)
     try:
         recipe, snapshot = load_recipe(asked.recipe), Snapshot.open(asked.snapshot)
+        bind(run=asked.folder.name, snapshot=snapshot.fingerprint)
         settings = load_settings()
         timeout = timedelta(seconds=settings.training_timeout_seconds)
         with ranks(timeout) as here, listening() as stop:

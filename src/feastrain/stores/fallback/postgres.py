@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors, sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from feastrain.stores.fallback.counters import pool_timed_out
 from feastrain.stores.fallback.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -134,7 +135,12 @@ class PostgresLedger(Ledger):
 
     @contextlib.contextmanager
     def _connection(self, patience: float) -> Iterator[ImpatientConnection]:
-        with self._pool.connection() as connection:
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = stack.enter_context(self._pool.connection())
+            except PoolTimeout:
+                pool_timed_out(self.name)
+                raise
             connection.patience = patience
             yield connection
 
@@ -180,8 +186,10 @@ class PostgresLedger(Ledger):
 
     def quoted(self, table: str) -> str:
         """Return the name of a table as SQL has it: quoted, and no longer than PostgreSQL takes."""
-        if len(table.encode()) > 63:
-            table = f"{table[:40]}_{hashlib.sha256(table.encode()).hexdigest()[:16]}"
+        name = table.encode()
+        if len(name) > 63 or b"%" in name:  # psycopg takes a % for the place of a value
+            begins = name[:40].decode(errors="ignore").replace("%", "_")
+            table = f"{begins}_{hashlib.sha256(name).hexdigest()[:16]}"
         return sql.Identifier(self._schema, table).as_string()
 
     def transient(self, error: Exception) -> bool:

@@ -16,6 +16,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from feastrain.errors import UsageError
+from feastrain.stores.fallback.counters import pool_timed_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -139,13 +140,14 @@ class Primary:
             )
         options["redis_connect_func"] = self._connected
         if config.redis_type == "redis_sentinel":
+            asked = {name: value for name, value in options.items() if name.startswith("ssl")}
             # Whoever waits for the master's address waits for all Sentinels that are away.
-            asking = {
+            asked |= {
                 "socket_timeout": config.deadline_seconds,
                 "socket_connect_timeout": config.deadline_seconds,
                 "retry": Retry(NoBackoff(), 0),
             }
-            sentinel = Sentinel(nodes, sentinel_kwargs=asking, **options)
+            sentinel = Sentinel(nodes, sentinel_kwargs=asked, **options)
             pool = SentinelConnectionPool(
                 config.sentinel_master,
                 sentinel,
@@ -198,6 +200,7 @@ class _Connections:
         try:
             connection = self._free.get(timeout=self._seconds)
         except Empty as error:
+            pool_timed_out(Primary.name)
             message = f"no connection was free for {self._seconds * 1000:.0f} ms"
             raise redis.ConnectionError(message) from error
         try:

@@ -1,7 +1,8 @@
 """A project on a Feast repo that is there already, from its definitions to a forecast."""
 
+import re
+import shlex
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,10 +12,10 @@ from feastrain import Project
 from feastrain.adopt.guessing import Proposal
 from feastrain.cli import main
 from feastrain.errors import ProjectError, UsageError
-from feastrain.recipe import Recipe
 from retail_repo import write_retail
 
 SALES = "data/sales.parquet.units"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "use-my-feast-repo.md"
 TRIPS = "driver_hourly_stats.avg_daily_trips"
 
 
@@ -44,6 +45,21 @@ def retail(grocer: Path) -> tuple[Project, Proposal]:
     return Project.adopt(grocer.parent / "forecast", grocer, SALES)
 
 
+def run_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the lines of a page's `sh` blocks: `cd FOLDER` and `feastrain VERB ...`."""
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            program, *arguments = words = shlex.split(line, comments=True)
+            if program == "cd":
+                monkeypatch.chdir(arguments[0])
+                continue
+            assert program == "feastrain", line
+            monkeypatch.setattr("sys.argv", words)
+            with pytest.raises(SystemExit) as ended:
+                main()
+            assert ended.value.code == 0, line
+
+
 def forecast(project: Project) -> int:
     """Take a project to its forecasts and return how many there are."""
     recipe = project.root / "recipes" / "mlp.yaml"
@@ -60,16 +76,21 @@ def test_the_template_of_feast_is_taken_to_forecasts(drivers: Path) -> None:
     assert forecast(project) == 5 * 24
 
 
-def test_a_daily_panel_is_taken_to_forecasts(retail: tuple[Project, Proposal]) -> None:
-    """Other entities, another grain, labels outside Feast: a forecast of each series and day."""
-    project, _ = retail
-    assert forecast(project) == 6 * 7
+def test_the_commands_of_the_page_end_in_forecasts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command of use-my-feast-repo.md works on daily retail with labels outside Feast."""
+    write_retail(tmp_path / "my_feast_repo")
+    monkeypatch.chdir(tmp_path)
+    run_page(PAGE, monkeypatch)
+    (made,) = tmp_path.glob("forecast/artifacts/forecasts/*/forecasts.parquet")
+    assert len(pq.read_table(made)) == 6 * 7
 
 
 def test_views_and_columns_get_their_roles(retail: tuple[Project, Proposal]) -> None:
     """Roles come from what the rows do: change, stay, name periods, move from step to step."""
     project, _ = retail
-    recipe: Recipe = project.recipe("mlp")
+    recipe = project.recipe("mlp")
     assert recipe.entities == ("shop_code", "ean")
     assert recipe.features.roles == {
         "recent_sales": "observed",
@@ -111,7 +132,7 @@ def test_a_label_that_is_none_is_refused(
     grocer: Path, tmp_path: Path, label: str | None, told: str
 ) -> None:
     """The error says what could be forecast, and no folder appears."""
-    with pytest.raises(UsageError, match=".*") as caught:
+    with pytest.raises(UsageError) as caught:
         Project.adopt(tmp_path / "new", grocer, label)
     assert told in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -119,22 +140,5 @@ def test_a_label_that_is_none_is_refused(
 
 def test_a_folder_that_is_no_repo_is_refused(tmp_path: Path) -> None:
     """The error names the file that is missing."""
-    with pytest.raises(ProjectError, match="it has no feature_store.yaml"):
+    with pytest.raises(ProjectError, match=r"it has no feature_store\.yaml"):
         Project.adopt(tmp_path / "new", tmp_path, SALES)
-
-
-@pytest.fixture
-def _arguments(monkeypatch: pytest.MonkeyPatch, grocer: Path, tmp_path: Path) -> Iterator[None]:
-    asked = ["init", str(tmp_path / "new"), "--from", str(grocer), "--label", SALES]
-    monkeypatch.setattr("sys.argv", ["feastrain", *asked])
-    return None
-
-
-@pytest.mark.usefixtures("_arguments")
-def test_the_command_line_says_what_was_guessed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`init --from` prints each guess and what to do next."""
-    with pytest.raises(SystemExit, match="0"):
-        main()
-    assert f"feastrain build mlp -C {tmp_path / 'new'}" in capsys.readouterr().out.replace("\n", "")

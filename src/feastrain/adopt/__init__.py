@@ -1,4 +1,4 @@
-"""A project on a Feast repo that is there already: read, guessed at with reasons, written beside it.
+"""A project on a Feast repo that is there already: read, guessed at with reasons, written down.
 
 `reading.py` says what the repo has, `candidates.py` what could be forecast, `guessing.py` what each
 view and column is taken for (`looking.py` looks at the rows), `writing.py` writes it down. The repo

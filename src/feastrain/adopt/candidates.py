@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ from feastrain.errors import UsageError
 if TYPE_CHECKING:
     from feastrain.adopt.reading import Found, Table
 
-NUMBERS = ("INT", "DOUBLE", "FLOAT", "DECIMAL")
+NUMBER = re.compile(r"\w*INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*\)")
+"""DuckDB's names of numbers."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def find_candidates(found: Found) -> list[Candidate]:
 
 
 def find_label(found: Found, label: str | None) -> Candidate:
-    """Return the column that `label` names: `SOURCE.COLUMN`, `VIEW.COLUMN` or `FILE.parquet.COLUMN`.
+    """Return the column that `SOURCE.COLUMN`, `VIEW.COLUMN` or `FILE.parquet.COLUMN` names.
 
     Raises:
         UsageError: it names none, or more than one could be meant.
@@ -94,7 +96,7 @@ def _numbers(table: Table, found: Found) -> list[str]:
     return [
         column
         for column, kind in table.columns.items()
-        if column not in taken and kind.startswith(NUMBERS + ("BIGINT", "HUGEINT", "SMALL", "TINY"))
+        if column not in taken and NUMBER.fullmatch(kind)
     ]
 
 

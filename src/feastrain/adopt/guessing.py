@@ -63,27 +63,15 @@ def propose(found: Found, label: Candidate, service: str | None) -> Proposal:
     entities = tuple(key for key in keys_in(label.table, found) if key not in period_keys)
     grid = looking.find_grid(label.table, entities)
     guesses = [chosen, *_about_label(label, entities, grid)]
-    views, period_key = [], None
-    taken: set[str] = set()
-    for view in found.of_service(name):
-        role, guess = _role(view, entities, grid)
-        guesses.append(guess)
-        if role is None:
-            continue
-        kept, repeated = _without(view, taken)
-        guesses += repeated
-        if kept is None:
-            continue
-        kept, said = _known_when(kept, role, grid)
-        guesses += said
-        views.append((kept, role))
-        taken |= {*kept.features}
-        if role == "known_ahead":
-            period_key = next(key for key in view.keys if key not in entities)
+    views, said = _views(found.of_service(name), entities, grid)
+    guesses += said
     if not views:
         reasons = "; ".join(f"{one.what}: {one.why}" for one in guesses if one.taken == "left out")
         message = f"service {name!r} has no view to forecast {label.name} from: {reasons}"
         raise UsageError(message)
+    taken = {feature for view, _ in views for feature in view.features}
+    asked_ahead = {key for view, role in views if role == "known_ahead" for key in view.keys}
+    period_key = next(iter(asked_ahead - {*entities}), None)
     observed = [view for view, role in views if role == "observed"]
     stepped = _stepped(observed)
     horizon, why = _horizon(grid, stepped)
@@ -117,6 +105,26 @@ def propose(found: Found, label: Candidate, service: str | None) -> Proposal:
         unit,
         (*guesses, *found.left_out),
     )
+
+
+def _views(
+    given: tuple[View, ...], entities: tuple[str, ...], grid: looking.Grid
+) -> tuple[list[tuple[View, Role]], list[Guess]]:
+    """Return the views that can be used, each with its role, and why so."""
+    views: list[tuple[View, Role]] = []
+    guesses: list[Guess] = []
+    taken: set[str] = set()
+    for view in given:
+        role, guess = _role(view, entities, grid)
+        kept, repeated = _without(view, taken)
+        guesses += [guess, *(repeated if role else ())]
+        if role is None or kept is None:
+            continue
+        kept, said = _known_when(kept, role, grid)
+        guesses += said
+        views.append((kept, role))
+        taken |= {*kept.features}
+    return views, guesses
 
 
 def _service(found: Found, asked: str | None) -> tuple[str, Guess]:

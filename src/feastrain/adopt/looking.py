@@ -63,8 +63,8 @@ def find_grid(table: Table, keys: Sequence[str]) -> Grid:
     steps = ask(
         f"SELECT step, count(*) FROM (SELECT (epoch_us(moment) - lag(epoch_us(moment)) OVER"  # noqa: S608
         f" (PARTITION BY {listed(keys)} ORDER BY moment)) // 1000000 AS step FROM"
-        f" (SELECT DISTINCT {listed(keys)}, {at} AS moment FROM {table.sql})) WHERE step IS NOT NULL"
-        " GROUP BY step ORDER BY count(*) DESC, step LIMIT 1"
+        f" (SELECT DISTINCT {listed(keys)}, {at} AS moment FROM {table.sql}))"
+        " WHERE step IS NOT NULL GROUP BY step ORDER BY count(*) DESC, step LIMIT 1"
     )
     seconds = int(steps[0][0]) if steps else 0
     if not seconds or seconds % 3600:
@@ -105,11 +105,11 @@ def written_at_once(table: Table, frequency: timedelta) -> str | None:
         f" {quoted(table.event_timestamp)}::TIMESTAMPTZ"
         f" + INTERVAL {int(frequency.total_seconds())} SECOND)::INT) FROM {table.sql}"
     )
-    if times > BULK or (late or 0) < 0.5:  # noqa: PLR2004 - most rows
+    if times > BULK or (late or 0) < 0.5:
         return None
     return (
-        f"its {table.created!r} says when the table was written ({times} different times), not when "
-        "a row became known: rows count from their event timestamp"
+        f"its {table.created!r} says when the table was written ({times} different times), not "
+        "when a row became known: rows count from their event timestamp"
     )
 
 

@@ -7,7 +7,6 @@ What a forecast cannot use is left out, and why is said.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -17,6 +16,7 @@ from feastrain.stores.feature_repo import read_definitions
 
 if TYPE_CHECKING:
     from datetime import timedelta
+    from pathlib import Path
 
 USABLE = {"Int32", "Int64", "Float32", "Float64", "Bool", "String"}
 """Feast's types that a model can read: numbers, and text as categories."""

@@ -52,7 +52,8 @@ def _labels(proposal: Proposal) -> str:
     lines = [
         "-- The labels: one row for each series and period. No feature view reads this table.",
         "CREATE TABLE features.labels AS",
-        f"SELECT DISTINCT {keys}, {at} AS event_timestamp, {value} AS {quoted(proposal.label_name)}",
+        f"SELECT DISTINCT {keys}, {at} AS event_timestamp,",
+        f"  {value} AS {quoted(proposal.label_name)}",
         f"FROM raw.{quoted(table.path.stem)}",
         f"WHERE isfinite({value}) -- a period without a value is left out, not filled",
     ]

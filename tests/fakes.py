@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -202,6 +203,45 @@ def fake_forecaster(
     bundle = FakeBundle(horizon=horizon)
     source = FakeSource(levels, bundle)
     return Forecaster(bundle, source), source, History(fake_labels(levels), ("site", "item"))
+
+
+class FakeGateway:
+    """Stands where a Pushgateway does, or a collector of traces.
+
+    It keeps the method, path and body of each request.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, str]] = []
+        self._server = HTTPServer(("127.0.0.1", 0), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> FakeGateway:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        requests = self.requests
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_PUT(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode(errors="replace")
+                requests.append((self.command, self.path, body))
+                self.send_response(200)
+                self.end_headers()
+
+            do_POST = do_PUT
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        return Handler
 
 
 class FakeWatcher:

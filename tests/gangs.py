@@ -87,6 +87,19 @@ def ranks_of(parent: int) -> dict[int, int]:
     return found
 
 
+def processes_of(folder: Path) -> list[int]:
+    """Return the processes whose command line names a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if any(str(folder) in word for word in words):
+            found.append(int(path.parent.name))
+    return found
+
+
 def same_weights(one: Path, other: Path) -> bool:
     """Return whether the models of two bundles are equal bit for bit."""
     before, after = (load_file(bundle / "model.safetensors") for bundle in (one, other))

@@ -271,12 +271,12 @@ def numbers(client: AppClient) -> dict[str, float]:
 @pytest.mark.parametrize(
     "name",
     [
-        'feastrain_request_seconds_count{route="/v1/forecasts",status="200"}',
-        'feastrain_request_seconds_count{route="/v1/forecasts",status="422"}',
-        'feastrain_request_seconds_count{route="other",status="404"}',
-        'feastrain_forecast_series_total{status="ok"}',
-        'feastrain_forecast_series_total{status="unknown"}',
-        "feastrain_source_read_seconds_count",
+        'feastrain_serving_request_seconds_count{route="/v1/forecasts",status="200"}',
+        'feastrain_serving_request_seconds_count{route="/v1/forecasts",status="422"}',
+        'feastrain_serving_request_seconds_count{route="other",status="404"}',
+        'feastrain_serving_series_total{status="ok"}',
+        'feastrain_serving_series_total{status="unknown"}',
+        "feastrain_serving_read_seconds_count",
     ],
 )
 def test_metrics_count_requests_series_and_reads(client: AppClient, name: str) -> None:
@@ -293,7 +293,7 @@ def test_metrics_count_requests_series_and_reads(client: AppClient, name: str) -
 def test_metrics_tell_the_cutoff_of_the_features(client: AppClient) -> None:
     """As seconds since 1970, so that Prometheus can tell their age."""
     client.post("/v1/forecasts", json={"series": [B]})
-    assert numbers(client)["feastrain_features_as_of_timestamp_seconds"] == CUTOFF.timestamp()
+    assert numbers(client)["feastrain_serving_cutoff_timestamp_seconds"] == CUTOFF.timestamp()
 
 
 def test_a_path_that_no_route_claims_is_no_label(client: AppClient) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fakes import FakeGateway
 from feastrain.cli import app
 from feastrain.dataset.drift import (
     Drift,
@@ -22,6 +23,7 @@ from feastrain.dataset.drift import (
 from feastrain.errors import DataError
 from feastrain.expectations import DriftLimits
 from feastrain.project import Project
+from feastrain.settings import Settings
 from tiny_snapshot import COLUMNS, tiny_snapshot, tiny_tables
 
 numbers = arrays(
@@ -167,6 +169,22 @@ def test_the_verb_compares_two_snapshots(tmp_path: Path, capsys: pytest.CaptureF
     arguments = ["drift", "aaaaaaaaaaaaaaaa", str(second.path), "-C", str(tmp_path), "--json"]
     app(arguments, standalone_mode=False)
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(drift.to_json()))
+
+
+def test_the_distances_are_pushed_where_there_is_a_gateway(tmp_path: Path) -> None:
+    """As a group of the feature service's own."""
+    folder = tmp_path / "artifacts" / "snapshots"
+    tiny_snapshot(folder, "aaaaaaaaaaaaaaaa", seed=0)
+    second = tiny_snapshot(folder, "bbbbbbbbbbbbbbbb", seed=1)
+    service = second.manifest["service"]
+    with FakeGateway() as gateway:
+        project = Project(tmp_path, Settings(pushgateway=gateway.url))
+        drift = project.drift("aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb")
+    ((_, path, body),) = gateway.requests
+    assert f"/metrics/job/feastrain/drift/{service}" == path
+    worst = drift.features[0]
+    sample = f'feastrain_drift_psi{{feature="{worst.feature}",service="{service}"}} {worst.psi}'
+    assert sample in body
 
 
 def test_drift_of_hundreds_of_thousands_of_rows() -> None:

@@ -7,14 +7,21 @@ import subprocess
 import threading
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from prometheus_client import REGISTRY
+from psycopg_pool import PoolTimeout
+from redis import RedisError
 
 from feast_repos import START
 from feastrain.errors import FeastrainError
+from feastrain.stores.fallback.config import PostgresFallback
+from feastrain.stores.fallback.postgres import PostgresLedger
+from feastrain.stores.fallback.primary import _Connections
 from feastrain.stores.feature_repo import online_store_of
 from online_stores import FALLBACK, Redis, goods, postgres, repo, stopped
 
@@ -219,6 +226,28 @@ def test_without_both_stores_a_read_fails_in_one_line(
     away = {**server, "host": str(tmp_path), "pool_seconds": 0.2, "retry_seconds": 0.5}
     with pytest.raises(FeastrainError, match=r"PostgreSQL at .* does not answer"):
         opened_on(tmp_path, away, {**PRIMARY, "connection_string": "127.0.0.1:1"})
+
+
+def test_waits_for_a_connection_in_vain_are_counted(server: dict[str, Any]) -> None:
+    """Of either store, when all connections are in use for as long as one is waited for."""
+    config = PostgresFallback(**server | {"min_conn": 1, "max_conn": 1, "pool_seconds": 0.1})
+    ledger = PostgresLedger(config)
+    connections = _Connections(SimpleNamespace(max_connections=0), 0.01)
+    before = {store: timeouts(store) for store in ("postgres", "redis")}
+    with ledger.reading(), pytest.raises(PoolTimeout), ledger.reading():
+        pass
+    with pytest.raises(RedisError):
+        connections.ask("PING")
+    ledger.close()
+    assert {"postgres": 1.0, "redis": 1.0} == {
+        store: timeouts(store) - count for store, count in before.items()
+    }
+
+
+def timeouts(store: str) -> float:
+    """Return how often no connection to a store was had in time."""
+    name = "feastrain_online_pool_timeouts_total"
+    return REGISTRY.get_sample_value(name, {"store": store}) or 0.0
 
 
 def test_redis_answers_while_postgres_is_away(

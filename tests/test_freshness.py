@@ -68,7 +68,7 @@ def test_an_answer_says_which_store_it_came_from(origin: Any) -> None:
     client, source = client_of()
     source.origin = origin
     assert ask(client, B)["source"] == origin
-    counted = f'feastrain_forecast_reads_total{{source="{origin}"}}'
+    counted = f'feastrain_serving_reads_total{{source="{origin}"}}'
     assert counted in client.get("/metrics").text
 
 
@@ -130,11 +130,11 @@ def test_metrics_tell_age_and_size_of_forecasts() -> None:
     client, source = client_of(old() + 86400)
     source.late[1, "c"] = timedelta(weeks=3)
     names = (
-        'feastrain_feature_age_seconds_bucket{le="+Inf"}',
-        'feastrain_feature_age_seconds_bucket{le="7.9488e+06"}',
-        'feastrain_forecast_ratio_bucket{le="2.0"}',
-        'feastrain_forecast_ratio_bucket{le="0.5"}',
-        'feastrain_forecast_series_total{status="stale"}',
+        'feastrain_serving_feature_age_seconds_bucket{le="+Inf"}',
+        'feastrain_serving_feature_age_seconds_bucket{le="7.9488e+06"}',
+        'feastrain_serving_forecast_ratio_bucket{le="2.0"}',
+        'feastrain_serving_forecast_ratio_bucket{le="0.5"}',
+        'feastrain_serving_series_total{status="stale"}',
     )
     counts = []
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from feastrain.cli import app
 from feastrain.errors import DataError, FeastrainError, UsageError
 from feastrain.jobs import trainer
 from feastrain.jobs.cluster import Size, render
+from feastrain.jobs.places import follow
 from feastrain.jobs.runtimes import MOST_RESTARTS, runtimes
 from feastrain.recipe import load_recipe
 from feastrain.settings import Cluster
@@ -472,29 +474,35 @@ def test_the_verbs_do_what_they_say(
 ) -> None:
     """List, log, stop and resume on the command line; one that fails ends `wait` with its code."""
     monkeypatch.setenv("COLUMNS", "160")
-    asked = CliRunner()
-    assert NAME in asked.invoke(app, ["jobs", "list"]).stdout
-    (told,) = json.loads(asked.invoke(app, ["jobs", "list", "--json"]).stdout)
+
+    def asked(verb: str, *words: str) -> Any:
+        return CliRunner().invoke(app, ["jobs", verb, *words, "--on", "kubernetes"])
+
+    assert NAME in asked("list").stdout
+    (told,) = json.loads(asked("list", "--json").stdout)
     assert (NAME, "Running", 2) == (told["name"], told["state"], told["nodes"])
     api.say(NAME, "epoch 1")
-    assert "epoch 1\n" == asked.invoke(app, ["jobs", "logs", NAME]).stdout
-    asked.invoke(app, ["jobs", "stop", NAME], catch_exceptions=False)
+    assert "epoch 1\n" == asked("logs", NAME).stdout
+    assert 0 == asked("stop", NAME).exit_code
     assert "Suspended" == running.get(NAME).state
-    asked.invoke(app, ["jobs", "resume", NAME], catch_exceptions=False)
+    assert 0 == asked("resume", NAME).exit_code
     api.run(NAME)
     api.end(NAME, 3)
-    assert isinstance(asked.invoke(app, ["jobs", "wait", NAME]).exception, DataError)
-    asked.invoke(app, ["jobs", "delete", NAME], catch_exceptions=False)
+    assert isinstance(asked("wait", NAME).exception, DataError)
+    assert 0 == asked("delete", NAME).exit_code
     assert [] == running.all()
 
 
 def test_a_recipe_is_trained_on_a_cluster_from_the_command_line(
-    demand: Project, jobs: trainer.Jobs, api: KubeApi
+    demand: Project, jobs: trainer.Jobs, api: KubeApi, tmp_path: Path
 ) -> None:
     """What a dry run prints is what is sent, and a second call finds the job there."""
     crds.require_crds()
+    project = Project(shutil.copytree(demand.root, tmp_path / "demand", symlinks=True))
+    recipe = project.recipe_path("smoke")
+    recipe.write_text(recipe.read_text().replace("epochs: 1", "epochs: 2"))
     asked, cluster = CliRunner(), ["--on", "kubernetes", "--nodes", "2"]
-    command = ["train", "smoke", "--project", str(demand.root), *cluster]
+    command = ["train", "smoke", "--project", str(project.root), *cluster]
     shown = asked.invoke(app, [*command, "--dry-run"], catch_exceptions=False).stdout
     job, budget = yaml.safe_load_all(shown[shown.index("---") :])
     assert [] == jobs.all()
@@ -505,3 +513,8 @@ def test_a_recipe_is_trained_on_a_cluster_from_the_command_line(
         assert crds.defaulted(one)["spec"] == sent["spec"]
     asked.invoke(app, command, catch_exceptions=False)
     assert 1 == len(jobs.all())
+    api.run(job["metadata"]["name"])
+    for node in (0, 1):
+        api.end(job["metadata"]["name"], 0, node)
+    with pytest.raises(FeastrainError, match=r"is complete, but its bundle is not in .*/bundles/"):
+        follow(jobs, job["metadata"]["name"], project._run("smoke"))

@@ -147,7 +147,7 @@ def test_two_workers_serve_a_project(demand: Project, tmp_path: Path, redis: str
     assert ("ok", "primary") == (answer["series"][0]["status"], answer["source"])
     assert "feastrain_online_breaker_state 0.0" in told
     assert 'feastrain_online_answers_total{source="redis"}' in told
-    assert 'feastrain_forecast_reads_total{source="primary"} 1.0' in told
+    assert 'feastrain_serving_reads_total{source="primary"} 1.0' in told
     assert "\nfeast_" not in told
 
 

@@ -1,4 +1,5 @@
 import importlib
+import itertools
 import json
 from pathlib import Path
 
@@ -80,12 +81,13 @@ def test_a_size_fits_its_queue(
 ) -> None:
     """A size stays within the queue and has room for every rank; else one line says why not."""
     recipe, rows = with_values(mlp, {"training.processes": ranks}), tiny_rows()
-    measured = Measured(peak_bytes=round(needed * GIB), expected_bytes=GIB)
+    expected = need_of_rank(rows, recipe).expected
+    measured = Measured(peak_bytes=round(needed * expected), expected_bytes=expected)
     queue = Queue(memory_bytes=memory, cpus=4, nodes=nodes)
     try:
         found = size(rows, recipe, queue, measured)
     except UsageError:
-        assert memory < 2 * needed * GIB + AGENT or nodes < ranks
+        assert memory < 2 * needed * expected + AGENT or nodes < ranks
         return
     assert memory >= found.memory_bytes
     assert nodes >= found.nodes
@@ -103,6 +105,31 @@ def test_never_below_what_a_run_needed(mlp: Recipe, ratio: float) -> None:
     asked = size(tiny_rows(), mlp, measured=measured).rank_bytes
     assert measured.peak_bytes < asked
     assert measured.peak_bytes * HEADROOM == pytest.approx(asked, rel=1e-6)
+
+
+def test_a_small_run_says_nothing_good_of_a_large_one(mlp: Recipe) -> None:
+    """It may raise what is asked for, but lowers it for a run about as large alone."""
+    expected = need_of_rank(tiny_rows(), mlp).expected
+    plain = size(tiny_rows(), mlp).rank_bytes
+    factors = {}
+    for part, ratio in itertools.product((0.4, 1.0), (0.5, 2.0)):
+        measured = Measured(round(ratio * part * expected), round(part * expected))
+        asked = size(tiny_rows(), mlp, measured=measured).rank_bytes
+        factors[part, ratio] = round(asked / plain, 3)
+    assert {(0.4, 0.5): 1.0, (0.4, 2.0): 2.0, (1.0, 0.5): 0.5, (1.0, 2.0): 2.0} == factors
+
+
+def test_a_run_is_sized_by_the_last_one(demand: Project) -> None:
+    """What it needed is in its folder, and is asked for with head-room the next time."""
+    bundle = demand.bundle("smoke")
+    told = json.loads((demand.artifacts / "runs" / bundle.fingerprint / "usage.json").read_text())
+    assert bundle.lineage["snapshot"] == told["snapshot"]
+    assert demand.recipe("smoke").training.processes == told["processes"]
+    assert told["seconds"] > 0
+    asked = demand.size("smoke").rank_bytes
+    assert told["peak_bytes"] * HEADROOM == pytest.approx(asked, rel=1e-6)
+    (time,) = [figure for figure in demand.size("smoke").figures if figure.name == "time"]
+    assert "at the last run's pace" in time.why
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +15,7 @@ import yaml
 from prometheus_client import generate_latest
 
 from drivers_project import write_drivers
+from fakes import FakeGateway
 from feast_repos import ASOF
 from feastrain import Project
 from feastrain.cli import main
@@ -247,24 +246,9 @@ def test_the_report_and_the_metric_count_by_cause(drivers: Drivers) -> None:
 def test_the_gauges_are_pushed_where_there_is_a_gateway(drivers: Drivers) -> None:
     """As a group of the recipe's own."""
     drivers.materialize()
-    pushed: list[tuple[str, str]] = []
-
-    class Gateway(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            pushed.append((self.path, body))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Gateway) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        settings = Settings(pushgateway=f"http://127.0.0.1:{server.server_port}")
-        Project(drivers.root, settings).skew("drivers")
-        server.shutdown()
-    ((path, body),) = pushed
+    with FakeGateway() as gateway:
+        Project(drivers.root, Settings(pushgateway=gateway.url)).skew("drivers")
+    ((_, path, body),) = gateway.requests
     assert "/metrics/job/feastrain/skew/drivers" == path
     assert 'feastrain_skew_values{cause="missing",recipe="drivers"} 0.0' in body
 

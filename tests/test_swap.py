@@ -29,11 +29,12 @@ from feastrain.serving.forecaster import Forecaster
 from feastrain.serving.history import History
 from feastrain.serving.swap import BundleWatch, Sources
 from feastrain.settings import Settings
+from feastrain.telemetry import BOUND
 
 LEVELS: dict[tuple[Any, ...], float] = {(1, "b"): 100.0, (1, "c"): 200.0}
 ASK = {"series": [{"site": 1, "item": "b"}]}
-SWAPPED = 'feastrain_bundle_swaps_total{outcome="swapped"}'
-REFUSED = 'feastrain_bundle_swaps_total{outcome="refused"}'
+SWAPPED = 'feastrain_serving_bundle_swaps_total{outcome="swapped"}'
+REFUSED = 'feastrain_serving_bundle_swaps_total{outcome="refused"}'
 
 
 def fakes(bundle: FakeBundle, known: dict[tuple[Any, ...], float] = LEVELS) -> Sources:
@@ -95,6 +96,24 @@ def test_the_pointer_is_followed_and_what_it_left_is_let_go(tmp_path: Path) -> N
         return seen
 
     assert ["one", "two", "one"] == asyncio.run(follow())
+
+
+def test_metrics_and_log_name_the_bundle_that_answers(tmp_path: Path) -> None:
+    """The one before it is told with 0."""
+
+    async def follow() -> str:
+        async with serving(tmp_path, lambda name: fakes(FakeBundle(fingerprint=name))) as (
+            client,
+            pointer,
+        ):
+            point(pointer, tmp_path / "two")
+            await _until(client, SWAPPED, 1)
+            return (await client.get("/metrics")).text
+
+    told = asyncio.run(follow())
+    assert 'feastrain_serving_bundle{bundle="one",snapshot="5a5a5a5a5a5a5a5a"} 0.0' in told
+    assert 'feastrain_serving_bundle{bundle="two",snapshot="5a5a5a5a5a5a5a5a"} 1.0' in told
+    assert "two" == BOUND["bundle"]
 
 
 def _damaged() -> Sources:

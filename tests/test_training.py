@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import InterruptedRun, UsageError
-from feastrain.jobs.backends import run_here
+from feastrain.jobs.job import Gang
 from feastrain.jobs.train import train
 from feastrain.models.bundle import load_bundle
 from feastrain.recipe import Training
@@ -34,7 +34,6 @@ import sys
 from pathlib import Path
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import FeastrainError
-from feastrain.jobs.backends import run_here
 from feastrain.jobs.train import train
 try:
     train(Path(sys.argv[1]), Snapshot.open(Path(sys.argv[2])), Path(sys.argv[3]))
@@ -252,11 +251,9 @@ def test_another_number_of_processes_goes_on_at_the_same_row(
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
     (run,) = (tmp_path / "artifacts" / "runs").iterdir()
-    bundle = tmp_path / "bundle"
-    arguments = ["--recipe", str(run / "recipe.yaml"), "--snapshot", str(snapshot.path)]
-    run_here(
-        [*arguments, "--folder", str(run), "--bundle", str(bundle)], run, Training(processes=1)
-    )
+    alone = Gang(nodes=1, processes=1)
+    recipe = tiny_recipe(tmp_path, EPOCHS)
+    bundle = train(recipe, snapshot, tmp_path / "artifacts", gang=alone).path
     _, epoch, row, *_ = _newest_name(run).split("-")
     assert (EPOCHS, 0) == (int(epoch), int(row))
     assert (1, EPOCHS) == (

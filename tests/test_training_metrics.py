@@ -6,12 +6,8 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from contextlib import AbstractContextManager, suppress
 from itertools import count
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -20,9 +16,10 @@ from urllib.request import urlopen
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.metrics_core import HistogramMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
-from fakes import FakeWatcher
+from fakes import FakeGateway, FakeWatcher
 from feastrain import telemetry
 from feastrain.dataset.latest import Effort, record_effort
 from feastrain.dataset.snapshot import Snapshot
@@ -42,7 +39,9 @@ from feastrain.training.observer import (
     Saved,
     Step,
 )
-from feastrain.training.probes import CONNECTIONS, serving
+from feastrain.training.port import CONNECTIONS, answering
+from feastrain.training.probes import probes_of
+from feastrain.training.progression import Progression
 from feastrain.training.watching import watching
 from test_training import LAUNCH
 from tiny_snapshot import tiny_recipe, tiny_snapshot
@@ -85,6 +84,10 @@ def _get(port: int, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
+def _answering(metrics: Metrics, port: int) -> AbstractContextManager[None]:
+    return answering(probes_of(metrics), "127.0.0.1", port, "FEASTRAIN_METRICS_PORT")
+
+
 def _samples(text: str) -> dict[str, float]:
     """Every sample without labels, by name, and the histograms' buckets by name and bound."""
     return {
@@ -103,11 +106,40 @@ class Clock:
         return self.now
 
 
+def test_openshift_reads_progress_as_json() -> None:
+    """At `/metrics` of a port of its own; a run that did not finish never says 100."""
+    progression, port = Progression(), _free_port()
+    told = []
+    with answering(progression.answer, "127.0.0.1", port, "FEASTRAIN_PROGRESS_PORT"):
+        told.append(json.loads(_get(port, "/metrics")[1]))
+        progression.see(_step(5))
+        progression.see(Epoch(1, 0.4, 0.3, 12.5, 0.1, 3000.0, 8.0))
+        told.append(json.loads(_get(port, "/metrics")[1]))
+        progression.see(End("interrupted"))
+        told.append(json.loads(_get(port, "/metrics")[1]))
+        progression.see(End("finished"))
+        told.append(json.loads(_get(port, "/metrics")[1]))
+        assert (404, "/metrics\n") == _get(port, "/")
+    begun = {
+        "progressPercentage": 33,
+        "estimatedRemainingSeconds": 9,
+        "currentStep": 5,
+        "totalSteps": 15,
+        "currentEpoch": 1,
+        "totalEpochs": 3,
+        "trainMetrics": {"loss": 0.5, "rows_per_s": 3200.0},
+        "evalMetrics": {"loss": 0.3, "wmae": 12.5},
+    }
+    none = {"progressPercentage": 0, "trainMetrics": {}, "evalMetrics": {}}
+    over = begun | {"progressPercentage": 100, "estimatedRemainingSeconds": 0}
+    assert [none, begun, begun, over] == told
+
+
 def test_port_answers_with_what_the_run_did(about: About) -> None:
     """Prometheus reads losses, norms, rates, histograms and restarts of the steps so far."""
     clock, port = Clock(), _free_port()
     metrics = Metrics(about, restarts=2, clock=clock)
-    with serving(metrics, "127.0.0.1", port):
+    with _answering(metrics, port):
         for step in (1, 2):
             metrics.see(_step(step))
         metrics.see(Epoch(1, 0.4, 0.3, 12.5, 0.1, 3000.0, 8.0))
@@ -146,7 +178,7 @@ def test_buckets_count_what_is_at_most_their_bound(observed: list[float]) -> Non
     seconds = Seconds()
     for duration in observed:
         seconds.observe(duration)
-    samples = seconds.family("x", "x").samples
+    samples = HistogramMetricFamily("x", "x", **seconds.value()).samples
     buckets = [sample.value for sample in samples if sample.name == "x_bucket"]
     assert [*(sum(d <= b for d in observed) for b in BOUNDS), len(observed)] == buckets
 
@@ -159,7 +191,7 @@ def test_ready_after_a_step_and_alive_while_steps_end(about: About) -> None:
     def health() -> tuple[int, int]:
         return _get(port, "/healthz/live")[0], _get(port, "/healthz/ready")[0]
 
-    with serving(metrics, "127.0.0.1", port):
+    with _answering(metrics, port):
         assert (200, 503) == health()
         metrics.see(_step())
         clock.now += 30
@@ -177,7 +209,7 @@ def test_idle_connections_are_bounded_and_the_port_is_given_back(about: About) -
     """One connection more than are allowed is closed; after the block the port is free again."""
     port = _free_port()
     for _ in range(2):
-        with serving(Metrics(about), "127.0.0.1", port):
+        with _answering(Metrics(about), port):
             idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
             with pytest.raises((URLError, ConnectionError)):
                 _get(port, "/metrics")
@@ -227,7 +259,7 @@ def test_restarts_are_those_of_whoever_restarted(monkeypatch: pytest.MonkeyPatch
 
 def test_retrieval_seconds_are_told_of_the_snapshot_they_are_of(about: About) -> None:
     """The join's time is a metric where the last build made this snapshot, else it is absent."""
-    name = "feastrain_feature_retrieval_seconds"
+    name = "feastrain_training_retrieval_seconds"
     directory = about.snapshot.path.parent
     assert name not in _samples(Metrics(about).text().decode())
     record_effort(directory, "tiny", Effort(9.0, 10, about.snapshot.fingerprint, 4.25))
@@ -276,7 +308,7 @@ def test_last_word_is_pushed_whatever_the_end(
     about: About, error: Exception | None, outcome: str
 ) -> None:
     """The gateway gets the metrics under job and run, and whether the run is finished."""
-    with _recorder() as gateway:
+    with FakeGateway() as gateway:
         settings = Settings(pushgateway=gateway.url)
         with (
             suppress(InterruptedRun, OSError),
@@ -310,45 +342,12 @@ def test_other_ranks_are_not_watched(about: About) -> None:
             _get(port, "/metrics")
 
 
-@dataclass
-class Recorder:
-    """What a server was sent: method, path and body of each request."""
-
-    url: str
-    requests: list[tuple[str, str, str]] = field(default_factory=list)
-
-
-@contextmanager
-def _recorder() -> Iterator[Recorder]:
-    """Stand as an HTTP server that notes every request and answers 200."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            recorder.requests.append((self.command, self.path, body))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        recorder = Recorder(f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield recorder
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.distributed
 def test_run_is_scraped_while_it_trains(snapshot: Snapshot, tmp_path: Path) -> None:
     """Two ranks under our launcher: not ready, then stepping, and the last word at the end."""
     port, recipe, store = _free_port(), tiny_recipe(tmp_path, EPOCHS), tmp_path / "store"
     command = [sys.executable, "-c", LAUNCH, str(recipe), str(snapshot.path)]
-    with _recorder() as gateway:
+    with FakeGateway() as gateway:
         given = {
             "FEASTRAIN_METRICS_PORT": str(port),
             "FEASTRAIN_PUSHGATEWAY": gateway.url,
@@ -380,6 +379,8 @@ def test_run_is_scraped_while_it_trains(snapshot: Snapshot, tmp_path: Path) -> N
     lines = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
     epochs = [line for line in lines if line["event"] == "epoch"]
     assert EPOCHS == len(epochs)
+    bound = {(line["run"], line["snapshot"]) for line in epochs}
+    assert {(bundle.name, snapshot.fingerprint)} == bound
     assert [True] * EPOCHS == [line["eta"] >= 0 for line in epochs]
     with pytest.raises(URLError):
         _get(port, "/metrics")
@@ -402,7 +403,7 @@ def _scrape(port: int, process: subprocess.Popen[str]) -> dict[str, float]:
 
 
 def test_reference_names_every_metric(about: About) -> None:
-    """docs/metrics.md lists the metrics that a run exposes, and no other."""
+    """docs/metrics.md lists the metrics of training that a run exposes, and no other."""
     metrics = Metrics(about)
     for event in (_step(), Epoch(1, 0.4, 0.3, 12.5, 0.1, 3000.0, 8.0), Saved(0.1)):
         metrics.see(event)
@@ -411,5 +412,5 @@ def test_reference_names_every_metric(about: About) -> None:
     )
     exposed = set(re.findall(r"^# HELP (\w+)", metrics.text().decode(), re.MULTILINE))
     page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
-    listed = set(re.findall(r"^\| `(feastrain_\w+)", page, re.MULTILINE))
+    listed = set(re.findall(r"^\| `(feastrain_training_\w+)", page, re.MULTILINE))
     assert exposed == listed

@@ -159,7 +159,7 @@ async def _crowd(served: Server) -> tuple[Counter[object], int, float]:
 def _asked(served: Server) -> float:
     """Return how many forecasts were answered, by all workers."""
     text = httpx.get(f"{served.url}/metrics", headers=BEARER, timeout=30).text
-    name = 'feastrain_request_seconds_count{route="/v1/forecasts",status="200"} '
+    name = 'feastrain_serving_request_seconds_count{route="/v1/forecasts",status="200"} '
     (line,) = [line for line in text.splitlines() if line.startswith(name)]
     return float(line.removeprefix(name))
 

@@ -6,8 +6,8 @@ Heavy imports stay inside the verbs, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
-import math
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +17,7 @@ import typer
 from feastrain import jobs_verbs
 from feastrain.errors import ExpectationError, FeastrainError, UsageError
 from feastrain.inspection import Engine  # noqa: TC001 - read by typer
+from feastrain.jobs.job import On  # noqa: TC001 - read by typer
 from feastrain.project import Project
 from feastrain.version import __version__
 
@@ -227,6 +228,28 @@ def plan(
 
 
 @app.command()
+def metrics(
+    update: Annotated[
+        Path | None,
+        typer.Option("--update", help="Write the tables of this page anew.", metavar="PAGE"),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """List every metric: its kind, unit, labels and meaning."""
+    from feastrain import catalogue
+
+    if update is not None:
+        changed = catalogue.update_tables(update)
+        _show({"page": str(update), "changed": changed}, as_json=as_json)
+    elif as_json:
+        _show([entry.to_json() for entry in catalogue.catalogue()], as_json=True)
+    else:
+        for stage in sorted({entry.stage for entry in catalogue.catalogue()}):
+            typer.echo(f"{catalogue.as_table(stage)}\n")
+
+
+@app.command()
 def diff(
     before: SnapshotArgument,
     after: SnapshotArgument,
@@ -294,56 +317,73 @@ def audit(  # noqa: PLR0913 - each argument is an option of the command line
 def train(  # noqa: PLR0913 - a flag each
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
-    *,
-    on: Annotated[
-        Literal["here", "kubernetes"], typer.Option(help="Here, or as a job of a cluster.")
-    ] = "here",
-    fresh: Annotated[bool, typer.Option(help="Start over, without a checkpoint.")] = False,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes of a job.")] = 1,
+    on: Annotated[On, typer.Option(help="Where it runs.")] = "here",
+    nodes: Annotated[int, typer.Option(min=1, help="How many nodes.")] = 1,
     processes: Annotated[
-        int, typer.Option("--nproc-per-node", min=1, help="Processes on each node.")
-    ] = 1,
-    cpu: Annotated[
-        int | None, typer.Option(min=1, help="Cores of each node; by default one a process.")
+        int | None,
+        typer.Option(
+            "--nproc-per-node", min=1, help="Training processes on each; by default the recipe's."
+        ),
     ] = None,
-    memory: Annotated[str, typer.Option(help="Memory of each node.")] = "4Gi",
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node.")] = 0,
-    dry_run: Annotated[bool, typer.Option(help="Print the job's objects, and send none.")] = False,
+    *,
+    cpu: Annotated[
+        int | None, typer.Option(min=1, help="Cores of each node of a cluster; one a process.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory of each node of a cluster; by default what `plan` works out."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each node of a cluster.")] = 0,
+    fresh: Annotated[bool, typer.Option(help="Start over, without a checkpoint.")] = False,
+    candidate: Annotated[
+        bool,
+        typer.Option("--candidate", help="Leave what is served in its place; see `promote`."),
+    ] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Print the job's lines until it ends.")
+        bool | None,
+        typer.Option(
+            "--follow/--no-follow",
+            help="Stay until it ends, by default unless it runs on a cluster; else it goes on in "
+            "the background, as one of `feastrain jobs`.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run, and run nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the model; the same command resumes a run that was interrupted.
-
-    With --on kubernetes, options from --nodes on say what each node of the job asks for; see also
-    `feastrain jobs`.
-    """
-    if on == "here":
-        bundle = Project(project).train(recipe, fresh=fresh)
-        _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
-        return
-    from feastrain.jobs.cluster import Size, as_yaml
-
-    if fresh:
-        message = "--fresh is for runs here; a job goes on from its last checkpoint"
-        raise UsageError(message)
-    objects = Project(project).render(recipe, Size(nodes, processes, cpu, memory, gpus))
+    """Train the model; the same command resumes a run that was interrupted."""
+    opened = Project(project)
+    size = opened.job_size(recipe, nodes, processes, on=on, cpu=cpu, memory=memory, gpus=gpus)
     if dry_run:
-        typer.echo(as_yaml(objects), nl=False)
+        typer.echo(opened.show_job(recipe, fresh=fresh, on=on, size=size), nl=False)
         return
-    jobs = jobs_verbs.cluster_jobs()
-    name = jobs.submit(objects)
-    if follow:
-        for line in jobs.logs(name, follow=True):
-            typer.echo(line)
-        jobs.wait(name, math.inf)
-    _show({"job": name}, as_json=as_json)
+    if candidate and follow is None:
+        follow = True
+    stay = on != "kubernetes" if follow is None else follow
+    if candidate and not stay:
+        message = "--candidate names the bundle once it is made: leave --no-follow out"
+        raise UsageError(message)
+    if not stay and (job := opened.submit(recipe, fresh=fresh, on=on, size=size)) is not None:
+        _show({"job": job}, as_json=as_json)
+        return
+    bundle = opened.train(recipe, fresh=fresh and stay, candidate=candidate, on=on, size=size)
+    _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
 
 
 @app.command()
-def render() -> None:
+def render(
+    overlay: Annotated[
+        str | None,
+        typer.Option(help="All of deploy/ as dev, prod or openshift has it.", metavar="NAME"),
+    ] = None,
+) -> None:
     """Print the training runtimes of a cluster, which its jobs name: | kubectl apply -f -."""
+    if overlay is not None:
+        from feastrain.jobs.overlay import render_overlay
+
+        typer.echo(render_overlay(overlay), nl=False)
+        return
     from feastrain.jobs.cluster import as_yaml
     from feastrain.jobs.runtimes import runtimes
     from feastrain.settings import load_cluster
@@ -363,6 +403,32 @@ def backtest(
         _show(result.to_json(), as_json=True)
     else:
         show_leaderboard(result)
+
+
+@app.command()
+def promote(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    better_by: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the served one's error that must be saved."),
+    ] = 0.0,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve what `train --candidate` made, if it beats what is served on rows unseen; else exit 1.
+
+    Servers that run swap within seconds. To go back, point the link of the recipe in
+    artifacts/bundles back.
+    """
+    compared = Project(project).promote(recipe, better_by)
+    _show({**asdict(compared), "promoted": compared.promotes}, as_json=as_json)
+    if not compared.promotes:
+        message = (
+            f"the candidate stays out: WMAE {compared.candidate_wmae:,.1f}, and "
+            f"{compared.served_wmae:,.1f} of what is served, on {compared.rows:,} labels"
+        )
+        raise FeastrainError(message)
 
 
 @app.command()
@@ -492,15 +558,37 @@ def _version(
     if version:
         typer.echo(f"feastrain {__version__}")
         raise typer.Exit
+    from feastrain.telemetry import log_as_lines
+
+    log_as_lines()
 
 
 def main() -> None:
     """Run the command line; a FeastrainError becomes one line and its exit code."""
     try:
-        app()
+        try:
+            app()
+        finally:
+            _push_stages()
     except FeastrainError as error:
         typer.echo(f"feastrain: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def _push_stages() -> None:
+    """Tell a Pushgateway what became of the stages of this verb, where there is one."""
+    if "feastrain.telemetry" not in sys.modules:  # no stage ran: `--help` has no time for it
+        return
+    from feastrain.settings import load_settings
+    from feastrain.telemetry import ENDED
+
+    if not ENDED:
+        return
+    gateway = load_settings().pushgateway
+    if gateway is not None:
+        from feastrain.stage_metrics import push_stages
+
+        push_stages(gateway, sys.argv[1], ENDED)
 
 
 def _walmart_dir() -> Path | None:

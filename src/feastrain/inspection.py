@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Literal
+
+from feastrain.opened import Opened
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,35 +21,13 @@ if TYPE_CHECKING:
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.dataset.verdict import Verdict
     from feastrain.jobs.sizing import Size
-    from feastrain.recipe import Recipe
-    from feastrain.settings import Settings
     from feastrain.telemetry import Stage
 
 Engine = Literal["pandera", "gx"]
 
 
-class Inspection(ABC):
+class Inspection(Opened):
     """The part of a `Project` that publishes nothing."""
-
-    root: Path
-
-    @property
-    @abstractmethod
-    def settings(self) -> Settings:
-        """The settings of this machine."""
-
-    @property
-    @abstractmethod
-    def artifacts(self) -> Path:
-        """The folder that every stage publishes under."""
-
-    @abstractmethod
-    def recipe(self, name: str | Path) -> Recipe:
-        """Read a recipe by its name or its path."""
-
-    @abstractmethod
-    def features(self, recipe: str | Path) -> FeatureStore:
-        """Make the feature tables and apply the feature repo, and open the feature store."""
 
     def validate(
         self, recipe: str | Path, as_of: datetime | None = None, engine: Engine = "pandera"
@@ -92,20 +71,25 @@ class Inspection(ABC):
 
         return make_plan(Place(self.root, self.artifacts), self.recipe(recipe), as_of)
 
-    def size(self, recipe: str | Path, queue: str | None = None) -> Size:
+    def size(
+        self, recipe: str | Path, queue: str | None = None, processes: int | None = None
+    ) -> Size:
         """Say what training the recipe on its last snapshot needs.
 
         Args:
             recipe: its name or path.
             queue: the name of one of the setting `queues`, which the size is to fit.
+            processes: of all nodes; by default as the recipe says.
 
         Raises:
             UsageError: there is no such queue, or it cannot hold the run.
             ProjectError: the recipe was never built.
         """
         from feastrain.errors import UsageError
+        from feastrain.jobs.measured import last_measured
         from feastrain.jobs.memory import TrainingRows
         from feastrain.jobs.sizing import UNLIMITED, size
+        from feastrain.recipe import with_values
 
         queues = self.settings.queues
         if queue is not None and queue not in queues:
@@ -113,8 +97,11 @@ class Inspection(ABC):
             message = f"no queue {queue!r} in FEASTRAIN_QUEUES; there is {known}"
             raise UsageError(message)
         asked = self.recipe(recipe)
+        if processes is not None:
+            asked = with_values(asked, {"training.processes": processes})
         rows = TrainingRows.of(self.snapshot(asked.name).manifest)
-        return size(rows, asked, UNLIMITED if queue is None else queues[queue])
+        measured = last_measured(self.artifacts, asked)
+        return size(rows, asked, UNLIMITED if queue is None else queues[queue], measured)
 
     def snapshot(self, name: str | Path) -> Snapshot:
         """Open a snapshot by path, by fingerprint, or the last one of a recipe by its name.
@@ -129,12 +116,19 @@ class Inspection(ABC):
     def drift(self, before: str | Path, after: str | Path, part: str = "train") -> Drift:
         """Measure how far every feature moved between two snapshots, in one part of the split."""
         from feastrain.dataset.drift import Sample, measure_drift
+        from feastrain.dataset.drift_metrics import DriftMetrics
+        from feastrain.training.metrics import push
 
         samples = [
             Sample.of_part(snapshot.rows(), snapshot.known(), snapshot.columns, part)
             for snapshot in (self.snapshot(before), self.snapshot(after))
         ]
-        return measure_drift(*samples)
+        drift = measure_drift(*samples)
+        if self.settings.pushgateway is not None:
+            service = self.snapshot(after).manifest["service"]
+            metrics = DriftMetrics(drift, service)
+            push(self.settings.pushgateway, metrics.registry, {"drift": service})
+        return drift
 
     def diff(self, before: str | Path, after: str | Path) -> Difference:
         """Say why two snapshots differ: every input that changed, and what came of it."""

@@ -10,14 +10,14 @@ Every stage makes what it needs first, and says when an earlier run had made it 
 from __future__ import annotations
 
 import json
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feastrain.inspection import Inspection
+from feastrain.delivery import Delivery
+from feastrain.opened import CANDIDATE, shown
+from feastrain.submission import Submission
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
@@ -26,26 +26,19 @@ if TYPE_CHECKING:
     from feastrain.adopt.candidates import Candidate
     from feastrain.adopt.guessing import Proposal
     from feastrain.dataset.audit import Audited
-    from feastrain.dataset.skew import Skew
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.dataset.verdict import Verdict
     from feastrain.evaluation.backtest import Backtest
     from feastrain.evaluation.explain import Explained, Part
     from feastrain.jobs.cluster import Size
+    from feastrain.jobs.job import On
     from feastrain.models.bundle import Bundle
     from feastrain.recipe import Recipe
-    from feastrain.serving.batch import BatchForecast
-    from feastrain.serving.forecaster import Forecaster
-    from feastrain.settings import Settings
     from feastrain.training.tuning import Tuned
 
 
-class Project(Inspection):
+class Project(Submission, Delivery):
     """A folder with a feature repo and recipes; see `feastrain init`."""
-
-    def __init__(self, root: Path | str, settings: Settings | None = None) -> None:
-        self.root = Path(root).resolve()
-        self._given_settings = settings
 
     @classmethod
     def init(cls, root: Path | str, data: Path | str | None = None, seed: int = 0) -> Project:
@@ -62,7 +55,7 @@ class Project(Inspection):
         path = Path(root).resolve()
         with stage("init") as current:
             facts = scaffold(path, Path(data).resolve() if data is not None else None, seed)
-            current.made(**facts, path=_shown(path))
+            current.made(**facts, path=shown(path))
         return cls(path)
 
     @classmethod
@@ -93,33 +86,8 @@ class Project(Inspection):
         with stage("init", live=choose is None) as current:
             proposal = adopt(path, Path(repo), label, service, choose)
             views = len(proposal.views)
-            current.made(label=proposal.label.name, views=views, path=_shown(path))
+            current.made(label=proposal.label.name, views=views, path=shown(path))
         return cls(path), proposal
-
-    @cached_property
-    def settings(self) -> Settings:
-        """The settings of this machine."""
-        from feastrain.settings import load_settings
-
-        return self._given_settings or load_settings()
-
-    @property
-    def artifacts(self) -> Path:
-        """The folder that every stage publishes under."""
-        return self.root / self.settings.artifacts
-
-    def recipe(self, name: str | Path) -> Recipe:
-        """Read a recipe by its name (`mlp`) or its path."""
-        from feastrain.recipe import load_recipe
-
-        return load_recipe(self.recipe_path(name))
-
-    def recipe_path(self, name: str | Path) -> Path:
-        """Return the file of a recipe given by name, by path, or by path within the project."""
-        by_name = self.root / "recipes" / f"{name}.yaml"
-        given = Path(name)
-        within = self.root / given
-        return next((path for path in (by_name, given, within) if path.is_file()), given)
 
     def features(self, recipe: str | Path) -> FeatureStore:
         """Make the feature tables and apply the feature repo, and open the feature store."""
@@ -134,7 +102,7 @@ class Project(Inspection):
                     cached=made.cached,
                     tables=len(made.tables),
                     rows=sum(made.tables.values()),
-                    path=_shown(made.path),
+                    path=shown(made.path),
                 )
         with stage("apply") as current:
             from feastrain.stores.feature_repo import apply_repo, open_store
@@ -142,7 +110,7 @@ class Project(Inspection):
             repo = self.root / asked.features.repo
             cached = apply_repo(repo, self.artifacts / "applied")
             store = open_store(repo)
-            current.made(cached=cached, service=asked.features.service, registry=_shown(repo))
+            current.made(cached=cached, service=asked.features.service, registry=shown(repo))
         return store
 
     def build(
@@ -170,7 +138,7 @@ class Project(Inspection):
         rehearsal: bool = False,
     ) -> Snapshot:
         from feastrain.dataset.build import build
-        from feastrain.telemetry import stage
+        from feastrain.telemetry import bind, stage
 
         with stage("build") as current:
             request = self._request(recipe, store, as_of, current, rehearsal=rehearsal)
@@ -184,8 +152,9 @@ class Project(Inspection):
                 + len(built.snapshot.manifest["known_features"]),
                 warnings=warned,
                 audit=built.snapshot.manifest["audit"]["verdict"],
-                path=_shown(built.snapshot.path),
+                path=shown(built.snapshot.path),
             )
+        bind(snapshot=built.snapshot.fingerprint)
         return built.snapshot
 
     def audit(
@@ -220,41 +189,38 @@ class Project(Inspection):
                 verdict=report.verdict,
                 features=len(report.findings),
                 rows=report.rows,
-                path=_shown(audited.html),
+                path=shown(audited.html),
             )
         return audited
 
-    def train(self, recipe: str | Path, *, fresh: bool = False) -> Bundle:
+    def train(
+        self,
+        recipe: str | Path,
+        *,
+        fresh: bool = False,
+        candidate: bool = False,
+        on: On = "here",
+        size: Size | None = None,
+    ) -> Bundle:
         """Train the recipe's model and publish it as a bundle; resumes what was interrupted.
 
         Args:
             recipe: its name or path.
             fresh: start over rather than from the last checkpoint.
+            candidate: leave the bundle that is served in its place; `promote` compares them.
+            on: where; elsewhere than here, its lines are told and its end is waited for.
+            size: nodes and processes of each; by default one node, and as the recipe says.
         """
-        return self._train(recipe, self.build(recipe), fresh=fresh)
+        snapshot = self.build(recipe)
+        link = CANDIDATE if candidate else ""
+        if on == "here":
+            return self._train(recipe, snapshot, fresh=fresh, link=link, size=size)
+        name = self.submit(recipe, fresh=fresh, on=on, size=size)
+        if name is not None:
+            from feastrain.jobs.places import follow
 
-    def render(self, recipe: str | Path, size: Size) -> list[dict[str, Any]]:
-        """Return the Kubernetes objects that train the recipe, and prepare the run's folder.
-
-        Args:
-            recipe: its name or path.
-            size: what each node asks for.
-
-        Raises:
-            UsageError: the size is none that can train, or a setting holds what it cannot be.
-        """
-        from functools import partial
-
-        from feastrain.jobs.cluster import inside, render
-        from feastrain.jobs.train import Run
-        from feastrain.settings import load_cluster
-
-        asked, cluster = self.recipe(recipe), load_cluster()
-        run = Run.of(asked, self.build(recipe), self.artifacts)
-        seen = partial(inside, artifacts=self.artifacts, cluster=cluster)
-        objects = render(asked, run.fingerprint, run.arguments(seen), size, cluster)
-        run.prepare(self.recipe_path(recipe))
-        return objects
+            follow(self.jobs(on), name, self._run(recipe))
+        return self._train(recipe, snapshot, link=link)
 
     def _train(
         self,
@@ -262,17 +228,20 @@ class Project(Inspection):
         snapshot: Snapshot,
         *,
         fresh: bool = False,
-        rehearsal: bool = False,
+        link: str | None = "",
+        size: Size | None = None,
     ) -> Bundle:
+        from feastrain.jobs.job import Gang
         from feastrain.jobs.train import train
         from feastrain.models.bundle import load_bundle
         from feastrain.telemetry import stage
 
         with stage("train", live=False) as current:
-            path, asked = self.recipe_path(recipe), {"fresh": fresh, "rehearsal": rehearsal}
-            trained = train(path, snapshot, self.artifacts, **asked)
+            path = self.recipe_path(recipe)
+            gang = Gang(size.nodes, size.processes) if size else None
+            trained = train(path, snapshot, self.artifacts, fresh=fresh, link=link, gang=gang)
             bundle = load_bundle(trained.path)
-            current.made(cached=trained.cached, **bundle.metrics, path=_shown(trained.path))
+            current.made(cached=trained.cached, **bundle.metrics, path=shown(trained.path))
         return bundle
 
     def backtest(self, recipe: str | Path) -> Backtest:
@@ -290,10 +259,10 @@ class Project(Inspection):
         for as_of in self._origins(asked):
             past = as_of is not None
             snapshot = self._build(recipe, store, as_of, rehearsal=past)
-            bundle = self._train(recipe, snapshot, rehearsal=past)
+            bundle = self._train(recipe, snapshot, link=None)
             with stage("forecast") as current:
                 origin = forecast_origin(asked, snapshot, bundle, self.artifacts / "origins")
-                current.made(cached=origin.cached, origin=origin.origin, path=_shown(origin.path))
+                current.made(cached=origin.cached, origin=origin.origin, path=shown(origin.path))
             made.append((origin.path, snapshot))
         with stage("backtest") as current:
             newest = made[-1][1].labels()
@@ -303,7 +272,7 @@ class Project(Inspection):
                 cached=result.cached,
                 origins=len(result.origins),
                 labels=result.scores[0].scores.rows,
-                path=_shown(result.path),
+                path=shown(result.path),
             )
         return result
 
@@ -335,7 +304,7 @@ class Project(Inspection):
             about = self.recipe_path(recipe), asked, snapshot, self.artifacts
             tuned = tune(*about, trials, settings=self.settings)
             best = tuned.trials[0]
-            current.made(trials=len(tuned.trials), wmae=best.wmae, recipe=_shown(tuned.recipe))
+            current.made(trials=len(tuned.trials), wmae=best.wmae, recipe=shown(tuned.recipe))
         return tuned
 
     def explain(self, recipe: str | Path, part: Part = "test") -> Explained:
@@ -353,204 +322,8 @@ class Project(Inspection):
         with stage("explain") as current:
             explained = explain(snapshot, bundle, self.artifacts / "explanations", part)
             rows = explained.shares.rows
-            current.made(cached=explained.cached, rows=rows, path=_shown(explained.page))
+            current.made(cached=explained.cached, rows=rows, path=shown(explained.page))
         return explained
-
-    def materialize(
-        self, recipe: str | Path, as_of: datetime | None = None, *, fresh: bool = False
-    ) -> datetime:
-        """Write the features of the last closed period up to `as_of` to the online store.
-
-        Args:
-            recipe: its name or path.
-            as_of: facts later than this are not read.
-            fresh: write them again, though they were written before.
-        """
-        from feastrain.dataset.labels import read_labels
-        from feastrain.dataset.service import resolve_service
-        from feastrain.stores.materialize import materialize
-        from feastrain.telemetry import stage
-
-        store = self.features(recipe)
-        asked = self.recipe(recipe)
-        with stage("materialize") as current:
-            service = resolve_service(store, asked)
-            panel = read_labels(self.root / asked.label.source, asked, as_of)
-            cutoff = panel.last_period
-            views = sorted(service.sources)
-            state = [service.fingerprint, service.source_digests()]
-            if asked.model.look_back:  # first, so that a server finds it with the new cut-off
-                from feastrain.dataset.past import keep_past
-
-                keep_past(store, service, asked, panel, self.artifacts / "past")
-            stamp = self.artifacts / "materialized"
-            if fresh:
-                stamp.unlink(missing_ok=True)
-            cached = materialize(
-                store,
-                views,
-                cutoff,
-                state,
-                stamp,
-                progress=lambda view, rows: current.advance(
-                    views.index(view), len(views), view=view, rows=rows
-                ),
-            )
-            current.made(cached=cached, views=len(views), as_of=cutoff.isoformat())
-        return cutoff
-
-    def skew(self, recipe: str | Path, sample: int | None = None, seed: int = 0) -> Skew:
-        """Compare what the online store answers with what the offline join answers.
-
-        Args:
-            recipe: its name or path.
-            sample: of how many series, drawn at random; None for all.
-            seed: decides which.
-        """
-        from feastrain.dataset.service import resolve_service
-        from feastrain.dataset.skew import compare_stores, publish
-        from feastrain.telemetry import stage
-        from feastrain.training.metrics import push
-
-        store, asked = self.features(recipe), self.recipe(recipe)
-        with stage("skew") as current:
-            service = resolve_service(store, asked)
-            report = compare_stores(self.root, asked, store, service, sample, seed)
-            skew = publish(report, self.artifacts / "skews")
-            if self.settings.pushgateway is not None:
-                push(self.settings.pushgateway, skew.metrics, {"skew": asked.name})
-            current.made(
-                values=report.values,
-                differing=report.differing,
-                as_of=report.as_of,
-                path=_shown(skew.path),
-            )
-        return skew
-
-    def predict(self, recipe: str | Path, push: str | None = None) -> BatchForecast:
-        """Forecast every series from the online store into one Parquet file.
-
-        Args:
-            recipe: its name or path.
-            push: a push source of the feature repo, through which the forecasts are written to
-                the online store too.
-        """
-        from feastrain.serving.batch import forecast_all
-        from feastrain.telemetry import stage
-
-        bundle = self.bundle(recipe)
-        forecaster = self.forecaster(bundle)
-        with stage("predict") as current:
-            stamp = self.artifacts / "materialized"
-            state = stamp.read_text() if stamp.is_file() else ""
-            labels, directory = self._snapshot_of(bundle).labels(), self.artifacts / "forecasts"
-            made = forecast_all(forecaster, labels, directory, state)
-            current.made(
-                cached=made.cached,
-                series=made.series,
-                rows=made.rows,
-                as_of=made.as_of.isoformat(),
-                path=_shown(made.path),
-            )
-        if push is not None:
-            self._push(recipe, push, made)
-        return made
-
-    def _push(self, recipe: str | Path, source: str, made: BatchForecast) -> None:
-        import pyarrow.parquet as pq
-
-        from feastrain.serving.batch import rows_to_push
-        from feastrain.stores.push import push_rows
-        from feastrain.telemetry import stage
-
-        store, asked = self.features(recipe), self.recipe(recipe)
-        with stage("push") as current:
-            rows = rows_to_push(pq.read_table(made.path), asked)
-            views = push_rows(store, source, rows)
-            current.made(rows=len(rows), views=", ".join(views))
-
-    def serve(
-        self,
-        recipe: str | Path,
-        host: str | None = None,
-        port: int | None = None,
-        workers: int | None = None,
-    ) -> None:
-        """Serve forecasts and the planner's page until stopped.
-
-        Args:
-            recipe: its name or path.
-            host: address to listen on; by default that of the settings.
-            port: port to listen on; by default that of the settings.
-            workers: processes that answer; by default as many as the settings say.
-        """
-        from functools import partial
-
-        from feastrain.serving.listening import listen
-        from feastrain.serving.supervisor import supervise
-
-        given = {"host": host, "port": port, "serve_workers": workers}
-        settings = self.settings.model_copy(
-            update={key: value for key, value in given.items() if value is not None}
-        )
-        work = partial(_serve, self.root, recipe)
-        with listen(settings) as listener:
-            if settings.serve_workers == 1:
-                work(settings, listener)
-            else:
-                supervise(work, settings, listener)
-
-    def bundle(self, recipe: str | Path) -> Bundle:
-        """Open the bundle that the recipe was last trained into.
-
-        Raises:
-            ProjectError: it was never trained.
-            ArtifactError: the bundle is damaged.
-        """
-        from feastrain.errors import ProjectError
-        from feastrain.models.bundle import load_bundle
-
-        pointer = self.bundle_pointer(recipe)
-        if not pointer.exists():
-            message = (
-                f"recipe {pointer.name!r} has no bundle yet; run `feastrain train {recipe}` first"
-            )
-            raise ProjectError(message)
-        return load_bundle(pointer.resolve())
-
-    def bundle_pointer(self, recipe: str | Path) -> Path:
-        """Return the link to the bundle that the recipe was last trained into."""
-        return self.artifacts / "bundles" / self.recipe(recipe).name
-
-    def forecaster(self, bundle: Bundle) -> Forecaster:
-        """Return what forecasts from the online store with a bundle."""
-        from datetime import datetime
-
-        from feastrain.recipe import recipe_of
-        from feastrain.serving.forecaster import Forecaster
-        from feastrain.stores.feature_repo import open_store
-        from feastrain.stores.online import OnlineFeatures
-
-        recipe = recipe_of(bundle.lineage)
-        source = OnlineFeatures(
-            open_store(self.root / recipe.features.repo),
-            bundle.columns,
-            recipe,
-            row_features=tuple(bundle.lineage["row_features"]),
-            known_features=tuple(bundle.lineage["known_features"]),
-            first_period=datetime.fromisoformat(bundle.lineage["first_period"]),
-        )
-        past = None
-        if bundle.looks_back:
-            from feastrain.dataset.past import Past
-
-            past = Past(self.artifacts / "past", recipe.name)
-        return Forecaster(bundle, source, past)
-
-    def _snapshot_of(self, bundle: Bundle) -> Snapshot:
-        from feastrain.dataset.snapshot import Snapshot
-
-        return Snapshot.open(self.artifacts / "snapshots" / bundle.lineage["snapshot"])
 
     def raw_facts(self) -> dict[str, Any]:
         """Return what the raw tables of the project are and where they came from."""
@@ -558,37 +331,3 @@ class Project(Inspection):
 
         facts: dict[str, Any] = json.loads((self.root / RAW / "manifest.json").read_text())
         return {key: value for key, value in facts.items() if key != "files"}
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def _serve(
-    root: Path,
-    recipe: str | Path,
-    settings: Settings,
-    listener: socket.socket,
-    started: Callable[[], None] | None = None,
-) -> None:
-    """Load what forecasts, and serve it on a socket; a process of several begins here."""
-    from feastrain.serving.api import create_app, serve
-    from feastrain.serving.evidence import newest_evidence
-    from feastrain.serving.history import History
-    from feastrain.serving.swap import BundleWatch, Sources, deaf_to_hangup
-
-    deaf_to_hangup()
-    project = Project(root, settings)
-
-    def load() -> Sources:
-        bundle = project.bundle(recipe)
-        history = History(project._snapshot_of(bundle).labels(), bundle.columns.entities)
-        forecaster = project.forecaster(bundle)
-        return Sources(forecaster, history, newest_evidence(project.artifacts, forecaster.recipe))
-
-    served = load()
-    watch = BundleWatch(project.bundle_pointer(recipe), load, settings.bundle_seconds)
-    app = create_app(
-        served.forecaster, served.history, settings, evidence=served.evidence, watch=watch
-    )
-    serve(app, settings, listener, started)

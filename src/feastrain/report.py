@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from feastrain.dataset.skew import SkewReport
     from feastrain.evaluation.backtest import Backtest
     from feastrain.evaluation.explain import Shares
+    from feastrain.jobs.job import Job
     from feastrain.jobs.sizing import Size
-    from feastrain.jobs.trainer import Job
     from feastrain.training.tuning import Tuned
 
 SHOWN = 240
@@ -126,9 +126,9 @@ def show_trials(tuned: Tuned) -> None:
     console.print(f"best recipe: {tuned.recipe}", markup=False)
 
 
-def show_jobs(jobs: list[Job]) -> None:
-    """Print jobs of a cluster: state, how far each is, and what the controller says of it."""
-    table = Table(title=f"{len(jobs)} jobs", title_style="bold")
+def show_jobs(jobs: Sequence[Job]) -> None:
+    """Print jobs: their state, how far each is, and what is said of it."""
+    table = Table(title=f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}", title_style="bold")
     for heading in ("job", "recipe", "state", "nodes", "done", "left", "why"):
         table.add_column(heading)
     for job in jobs:

@@ -127,8 +127,11 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(default=None, ge=1, le=65535)
     """Port of rank 0 with Prometheus metrics and health of a training run; without it, none."""
 
+    progress_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of rank 0 where OpenShift AI's controller reads progress as JSON; without it, none."""
+
     metrics_host: str = "127.0.0.1"
-    """Address that the metrics port is opened on."""
+    """Address that the metrics and progress ports are opened on."""
 
     training_timeout_seconds: float = Field(default=300.0, gt=0, allow_inf_nan=False)
     """How long a training process waits for the others; a run is alive while a step has ended
@@ -136,6 +139,10 @@ class Settings(BaseSettings):
 
     pushgateway: str | None = None
     """Pushgateway that a training run's metrics are pushed to when it ends: `http://HOST:PORT`."""
+
+    otlp_endpoint: str | None = None
+    """Collector that a server's traces are sent to by OTLP, as `http://HOST:4318`; needs the extra
+    `otel`."""
 
     mlflow_tracking_uri: str | None = None
     """MLflow tracking server that training runs are recorded in; needs the extra `mlflow`."""
@@ -147,6 +154,9 @@ class Settings(BaseSettings):
 
     node_rank: int = Field(default=0, ge=0, validation_alias="PET_NODE_RANK")
     """Which node of a training run this is; Kubeflow's controller sets it within a TrainJob."""
+
+    nodes_here: int = Field(default=1, ge=1)
+    """How many nodes of a training run share this machine; set by what starts them."""
 
     queues: dict[str, Queue] = Field(default_factory=dict)
     """Where `plan --queue NAME` would have training run, as JSON:

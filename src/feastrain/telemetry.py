@@ -2,17 +2,19 @@
 
 On a terminal a stage is one line that fills in as it works; elsewhere it is one JSON line
 when it ends, and one now and then while it lasts. All of it goes to standard error: standard
-output is for results alone.
+output is for results alone. Every line says the time and what `bind` was told: the run, the
+snapshot, the bundle.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 import time
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -25,6 +27,21 @@ if TYPE_CHECKING:
 
 PROGRESS_SECONDS = 10.0
 """Least time between two JSON lines about one stage's progress."""
+
+BOUND: dict[str, object] = {}
+"""What every line of this process says besides its own facts."""
+ENDED: list[Ended] = []
+"""The stages of this process that ended, well or not."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a stage."""
+
+    name: str
+    seconds: float
+    failed: bool
+    cached: bool
 
 
 @dataclass
@@ -72,23 +89,15 @@ def stage(name: str, *, live: bool = True) -> Iterator[Stage]:
     """
     started = time.perf_counter()
     console = Console(stderr=True)
-    if console.is_terminal and live:
-        with Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        ) as progress:
-            task = progress.add_task(name, total=None, note="")
-            current = Stage(name, _speaks=True, _progress=progress, _task=task)
+    current = Stage(name)
+    failed = True
+    try:
+        with _shown(name, console, live=live) as current:
             yield current
-    else:
-        current = Stage(name, _speaks=not console.is_terminal)
-        yield current
-    seconds = time.perf_counter() - started
+        failed = False
+    finally:
+        seconds = time.perf_counter() - started
+        ENDED.append(Ended(name, seconds, failed, current.cached))
     if console.is_terminal:
         facts = "  ".join(
             f"[dim]{key}[/] {_readable(value)}" for key, value in current.facts.items()
@@ -102,9 +111,55 @@ def stage(name: str, *, live: bool = True) -> Iterator[Stage]:
         )
 
 
+@contextlib.contextmanager
+def _shown(name: str, console: Console, *, live: bool) -> Iterator[Stage]:
+    """Yield a stage that shows its progress."""
+    if console.is_terminal and live:
+        with Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        ) as progress:
+            task = progress.add_task(name, total=None, note="")
+            yield Stage(name, _speaks=True, _progress=progress, _task=task)
+    else:
+        yield Stage(name, _speaks=not console.is_terminal)
+
+
+def bind(**facts: object) -> None:
+    """Have every later line of this process say these facts too; the latest word on each holds."""
+    BOUND.update(facts)
+
+
+class _Lines(logging.Handler):
+    """Writes what libraries log, and what stores warn of, as lines like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        facts = {"level": record.levelname.lower(), "logger": record.name}
+        if record.exc_info:
+            facts["traceback"] = logging.Formatter().formatException(record.exc_info)
+        event("log", text=record.getMessage(), **facts)
+
+
+def log_as_lines() -> None:
+    """Have the log of this process's libraries, from warnings on, written as JSON lines.
+
+    On a terminal, and where somebody else has said how to log, it stays as it is.
+    """
+    root = logging.getLogger()
+    if not root.handlers and not Console(stderr=True).is_terminal:
+        root.addHandler(_Lines(logging.WARNING))
+
+
 def event(kind: str, **facts: object) -> None:
     """Write one JSON line to standard error."""
-    line = json.dumps({"event": kind, **facts}, default=_plain)
+    now = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
+    line = json.dumps({"event": kind, "at": now, **BOUND, **facts}, default=_plain)
     # In one go: other processes write to the same place.
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()

@@ -53,8 +53,10 @@ class Snapshot:
 
     def rows(self, split: str | None = None) -> pa.Table:
         """Return the rows (series, cut-off), all or those of one part of the split."""
-        table = pa.concat_tables(self.parts())
-        return table if split is None else table.filter(pc.equal(table["split"], split))
+        parts = self.parts()
+        if split is not None:
+            parts = (part.filter(pc.equal(part["split"], split)) for part in parts)
+        return pa.concat_tables(parts)
 
     def parts(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the rows, or some of their columns, one part in memory at a time."""

@@ -1,9 +1,11 @@
-"""This machine as a place to train: torchrun's agent, in this process, as often as it takes."""
+"""This machine as a place to train: torchrun's agents, as often as it takes.
+
+The agent of one node runs in this process; those of several, in one each.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import logging
 import os
@@ -13,27 +15,24 @@ import threading
 import uuid
 from typing import TYPE_CHECKING, NoReturn
 
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-from feastrain.errors import (
-    BY_CODE,
-    FeastrainError,
-    InterruptedRun,
-    LostRankError,
-    UsageError,
-)
+from feastrain.errors import BY_CODE, FeastrainError, InterruptedRun, LostRankError
+from feastrain.jobs.agents import death, run_agents
+from feastrain.jobs.record import note
+from feastrain.recipe import load_recipe
 from feastrain.settings import load_settings
 from feastrain.telemetry import say
-from feastrain.training.run import FAILURE
+from feastrain.training.shutdown import FAILURE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import FrameType
 
-    from feastrain.recipe import Training
+    from feastrain.jobs.job import Gang
+    from feastrain.jobs.record import Request
+
+    Start = Callable[[list[str], Path, Gang], dict[int, int]]
+    """Starts all ranks, waits, and returns how those ended that failed."""
 
 MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
@@ -44,20 +43,33 @@ MALLOC = {
 on a CPU a step of a TFT took 4 to 14% less time. Other C libraries ignore them."""
 
 
-def run_here(
-    arguments: list[str], folder: Path, training: Training, *, fresh: bool = False
-) -> None:
-    """Run `feastrain.training.run` in as many ranks as the recipe says, and wait.
+def start_here(arguments: list[str], folder: Path, gang: Gang) -> dict[int, int]:
+    """Start all ranks and wait; return the exit codes of ranks, or nodes, as they were seen.
+
+    Args:
+        arguments: of `feastrain.training.run`.
+        folder: the run.
+        gang: the ranks.
+
+    Raises:
+        StoppedError: this process was asked to stop.
+    """
+    if gang.nodes == 1:
+        return _run_agent(arguments, gang.processes)
+    return run_agents(arguments, folder, gang)
+
+
+def run_request(request: Request, folder: Path, start: Start = start_here) -> None:
+    """Run `feastrain.training.run` in all ranks, and wait; the caller holds the run's lock.
 
     When a rank dies, which is no error of ours, all are started again from the last checkpoint,
     at most `training.restarts` times without a new one. Torchrun's own restarts are not used:
     they would repeat errors that are bound to come again.
 
     Args:
-        arguments: its command line.
-        folder: the run, which one launcher at a time may work in.
-        training: how many processes, and how often they are restarted.
-        fresh: ignore checkpoints of earlier runs.
+        request: what is asked for.
+        folder: the run.
+        start: what starts all ranks, each time.
 
     Raises:
         InterruptedRun: it was asked to stop, and can be resumed.
@@ -65,31 +77,51 @@ def run_here(
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     earlier = load_settings().restarts
-    with _alone_in(folder), _until_stopped(), _environment(MALLOC):
+    most_restarts = load_recipe(folder / "recipe.yaml").training.restarts
+    with _until_stopped(), _environment(MALLOC):
         first = saved = _saved(folder)
         used = 0
+        note(folder, "Started")
         for restarts in itertools.count(earlier):
-            anew = ["--fresh"] if fresh and _saved(folder) == first else []
+            anew = ["--fresh"] if request.fresh and _saved(folder) == first else []
             with _environment({"FEASTRAIN_RESTARTS": str(restarts)}, instead=True):
-                death = _run_once([*arguments, *anew], folder, training.processes)
-            if death is None:
+                died = _run_once([*request.arguments(folder), *anew], folder, request.gang, start)
+            if died is None:
                 return
             saved, used = (now := _saved(folder)), used if now == saved else 0
-            if used == training.restarts:
-                raise FeastrainError(_given_up(death, used))
+            if used == most_restarts:
+                raise FeastrainError(_given_up(died, used))
             used += 1
-            say(
-                f"{death}; all ranks start again from the last checkpoint "
-                f"(restart {used} of {training.restarts})"
+            told = (
+                f"{died}; all ranks start again from the last checkpoint "
+                f"(restart {used} of {most_restarts})"
             )
+            say(told)
+            note(folder, "Restarted", told)
 
 
-def _run_once(arguments: list[str], folder: Path, processes: int) -> str | None:
+def _run_once(arguments: list[str], folder: Path, gang: Gang, start: Start) -> str | None:
     """Start all ranks and wait; return how one died, or None if all are done.
 
     Raises:
         FeastrainError: a rank failed by itself; the message is its own.
     """
+    (folder / FAILURE).unlink(missing_ok=True)
+    what = "rank" if gang.nodes == 1 else "node"
+    codes = start(arguments, folder, gang)
+    if not codes:
+        return None
+    _raise_ours(codes, folder / FAILURE, what)
+    return death(codes, what)
+
+
+def _run_agent(arguments: list[str], processes: int) -> dict[int, int]:
+    """Run one node's ranks; return the exit codes of those that failed, as they were seen."""
+    # Several seconds, which a launcher of several agents need not spend.
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -100,44 +132,34 @@ def _run_once(arguments: list[str], folder: Path, processes: int) -> str | None:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    (folder / FAILURE).unlink(missing_ok=True)
     command = ("-m", "feastrain.training.run", *arguments, "--launcher", str(os.getpid()))
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as failed:
-        # In the order in which they were seen: first the cause, then those it took along.
-        codes = {rank: failure.exitcode for rank, failure in failed.failures.items()}
-        _raise_ours(codes, folder / FAILURE)
-        return _death(codes)
-    return None
+        return {rank: failure.exitcode for rank, failure in failed.failures.items()}
+    except SignalException as stopped:
+        raise StoppedError(str(stopped)) from stopped
+    return {}
 
 
-def _raise_ours(codes: dict[int, int], told: Path) -> None:
-    """Raise what a rank said as it left with a code of ours.
+def _raise_ours(codes: dict[int, int], told: Path, what: str) -> None:
+    """Raise what a rank said as it, or its node, left with a code of ours.
 
     Raises:
         FeastrainError: by its exit code.
     """
-    for rank, code in codes.items():
+    for who, code in codes.items():
         if code in BY_CODE and code != LostRankError.exit_code:
             if told.is_file():
                 raise BY_CODE[code](told.read_text().strip())
-            message = f"training failed: rank {rank} ended with exit code {code}; see above"
+            message = f"training failed: {what} {who} ended with exit code {code}; see above"
             raise FeastrainError(message)
 
 
-def _death(codes: dict[int, int]) -> str:
-    """Return in words how the first rank ended that did not just miss another."""
-    ends = [(rank, code) for rank, code in codes.items() if code != LostRankError.exit_code]
-    rank, code = (ends or list(codes.items()))[0]
-    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return f"rank {rank} ended with {how}"
-
-
-def _given_up(death: str, restarts: int) -> str:
+def _given_up(died: str, restarts: int) -> str:
     after = f" again after {restarts} restarts without a new checkpoint" if restarts else ""
     return (
-        f"training failed: {death}{after}; its last lines are above; "
+        f"training failed: {died}{after}; its last lines are above; "
         "the same command resumes from the last checkpoint"
     )
 
@@ -162,14 +184,18 @@ def _until_stopped() -> Iterator[None]:
                 stack.callback(signal.signal, number, signal.signal(number, _stop))
         try:
             yield
-        except SignalException as stopped:
+        except StoppedError as stopped:
             message = "asked to stop; the same command resumes from the last checkpoint"
             raise InterruptedRun(message) from stopped
 
 
 def _stop(number: int, _: FrameType | None) -> NoReturn:
     message = f"signal {number}"
-    raise SignalException(message, signal.Signals(number))
+    raise StoppedError(message)
+
+
+class StoppedError(Exception):
+    """This process got a signal that asks it to stop."""
 
 
 @contextlib.contextmanager
@@ -189,15 +215,3 @@ def _environment(variables: dict[str, str], *, instead: bool = False) -> Iterato
         for name in variables:
             del ours[name]
         ours.update(before)
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the run's lock, which the system lets go of however this process ends."""
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"another `feastrain train` is at work in {folder}; wait for it or stop it"
-            raise UsageError(message) from error
-        yield

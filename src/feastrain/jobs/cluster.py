@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from feastrain.settings import Cluster
 
 QUEUE = "kueue.x-k8s.io/queue-name"
+PROGRESSION = "trainer.opendatahub.io/progression-tracking"
+"""Has OpenShift AI's controller read a job's progress, at its usual port."""
 LONGEST_NAME = 63
 DIGITS = 12
 """Of the run's fingerprint that a job's name ends in."""
@@ -46,6 +48,8 @@ class Size:
     """Cores; by default one for each process."""
     memory: str = "4Gi"
     gpus: int = 0
+    why: str = ""
+    """Where the memory comes from, if it was worked out."""
 
     def resources(self) -> dict[str, dict[str, str]]:
         """Return requests, and as much as limits.
@@ -118,7 +122,12 @@ def render(
             "name": name,
             "namespace": cluster.namespace,
             "labels": LABELS | ({QUEUE: cluster.queue} if cluster.queue else {}),
-            "annotations": {"feastrain.dev/recipe": recipe.name, "feastrain.dev/run": run},
+            "annotations": {
+                "feastrain.dev/recipe": recipe.name,
+                "feastrain.dev/run": run,
+                **({"feastrain.dev/memory": size.why} if size.why else {}),
+                **({PROGRESSION: "enabled"} if cluster.openshift else {}),
+            },
         },
         "spec": {
             "runtimeRef": {

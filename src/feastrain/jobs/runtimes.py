@@ -35,6 +35,8 @@ SOURCE = "SNAPSHOT"
 STORE_SECRET = "feastrain-store"  # noqa: S105 - the name of one
 """Secret that may hold what an object store asks for, as AWS_ACCESS_KEY_ID."""
 METRICS_PORT = 8081
+PROGRESS_PORT = 28080
+"""Where the controller of OpenShift AI reads progress by default."""
 MOST_RESTARTS = 10
 SHUTDOWN_SECONDS = 240
 """How long ranks may take over their last checkpoint once they are asked to stop."""
@@ -193,13 +195,17 @@ def _container(name: str, cluster: Cluster) -> dict[str, Any]:
         "FEASTRAIN_METRICS_HOST": "0.0.0.0",  # noqa: S104 - scraped from other pods
         "FEASTRAIN_METRICS_PORT": str(METRICS_PORT),
     }
+    ports = [{"name": "metrics", "containerPort": METRICS_PORT}]
+    if cluster.openshift:
+        environment["FEASTRAIN_PROGRESS_PORT"] = str(PROGRESS_PORT)
+        ports.append({"name": "progress", "containerPort": PROGRESS_PORT})
     if name == TFT:  # a step of one takes long, and the first compiles
         environment["FEASTRAIN_TRAINING_TIMEOUT_SECONDS"] = "900"
     return {
         "name": NODE,
         "image": cluster.image if name == CPU else cluster.gpu_image,
         "env": [{"name": key, "value": value} for key, value in environment.items()],
-        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+        "ports": ports,
         "startupProbe": _probe("live", every=15, failures=START_SECONDS // 15),
         "livenessProbe": _probe("live", every=60, failures=3),
         "readinessProbe": _probe("ready", every=30, failures=1),

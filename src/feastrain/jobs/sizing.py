@@ -32,6 +32,8 @@ START_S = 60
 SLACK = 2.0
 """How much longer a run may take before its time is up: it goes on in another, but later."""
 HOUR = 3600
+ALIKE = 1.5
+"""How many times as much two runs may need that count as about as large."""
 UNLIMITED = Queue()
 
 
@@ -48,10 +50,15 @@ class Measured:
     expected_seconds: float | None = None
     """`Size.work_s` of the same run."""
 
-    @property
-    def memory(self) -> float:
-        """How many bytes were needed for each that was expected."""
-        return self.peak_bytes / self.expected_bytes
+    def memory(self, expected_bytes: int) -> float:
+        """Return how many bytes are needed for each that is expected.
+
+        Fewer than one only of a run about as large: what a small one did not need, libraries
+        above all, says little of a large one.
+        """
+        ratio = self.peak_bytes / self.expected_bytes
+        alike = 1 / ALIKE < expected_bytes / self.expected_bytes < ALIKE
+        return ratio if alike else max(ratio, 1.0)
 
     @property
     def pace(self) -> float:
@@ -91,6 +98,12 @@ class Size:
     cost: float | None
     figures: tuple[Figure, ...]
 
+    def memory_of_node(self, processes: int) -> tuple[str, str]:
+        """Return what a node with so many processes asks for, as Kubernetes writes it, and why."""
+        asked = f"{math.ceil((AGENT + processes * self.rank_bytes) / 2**20)}Mi"
+        why = next(figure.why for figure in self.figures if figure.name == "memory of a process")
+        return asked, f"{_processes(processes)} of {_bytes(self.rank_bytes)}: {why}"
+
     def to_json(self) -> dict[str, Any]:
         """Return the size as plain JSON values."""
         return asdict(self)
@@ -113,7 +126,7 @@ def size(
     Raises:
         UsageError: the queue cannot hold it.
     """
-    factor = measured.memory if measured else 1.0
+    factor = measured.memory(need_of_rank(rows, recipe).expected) if measured else 1.0
     asked, need = _that_fits(rows, recipe, queue, factor)
     rank_bytes = math.ceil(need.asked * factor)
     ranks = recipe.training.processes
@@ -127,7 +140,7 @@ def size(
         )
         raise UsageError(message)
     each = math.ceil(ranks / nodes)
-    work = _work_seconds(rows, recipe, need) * (measured.pace if measured else 1.0)
+    work = work_seconds(rows, recipe, need) * (measured.pace if measured else 1.0)
     whole = math.ceil(START_S + work * SLACK)
     walltime = whole if queue.walltime_s is None else min(whole, math.ceil(queue.walltime_s))
     found = Size(
@@ -146,7 +159,7 @@ def size(
         figures=(),
     )
     cost = _cost(found, queue)
-    figures = tuple(_figures(found, recipe, need, queue, measured))
+    figures = tuple(_figures(found, recipe, need, queue, measured, factor))
     return Size(**{**vars(found), "cost": cost, "figures": (*figures, *_priced(cost, queue))})
 
 
@@ -198,7 +211,7 @@ def _most_ranks(queue: Queue, rank_bytes: int, *, on_gpu: bool) -> int:
     return max(1, int(most)) if most < math.inf else 1 << 30
 
 
-def _work_seconds(rows: TrainingRows, recipe: Recipe, need: Need) -> float:
+def work_seconds(rows: TrainingRows, recipe: Recipe, need: Need) -> float:
     """Return the seconds of all fits on one core a rank, without what comes before and after."""
     training = recipe.training
     fits = 2 if training.refit else 1
@@ -231,10 +244,15 @@ def _priced(cost: float | None, queue: Queue) -> Iterator[Figure]:
 
 
 def _figures(
-    found: Size, recipe: Recipe, need: Need, queue: Queue, measured: Measured | None
+    found: Size,
+    recipe: Recipe,
+    need: Need,
+    queue: Queue,
+    measured: Measured | None,
+    factor: float,
 ) -> Iterator[Figure]:
     ranks, each = recipe.training.processes, found.ranks_per_node
-    seen = f", x {measured.memory:.2f} as measured" if measured else ""
+    seen = f", x {factor:.2f} as the last run measured" if measured else ""
     yield Figure(
         "memory of a process",
         _bytes(found.rank_bytes),
@@ -248,7 +266,8 @@ def _figures(
     yield Figure("nodes", str(found.nodes), f"{_processes(ranks)}, {each} on each")
     yield Figure("batch", f"{found.batch_rows:,} rows", _of_batch(found, recipe))
     yield Figure("loader workers", "0", "batches are gathered from memory, in the process itself")
-    pace = "as measured" if measured and measured.seconds else "never measured here: a rough bound"
+    known = measured is not None and measured.seconds is not None
+    pace = "at the last run's pace" if known else "never measured here: a rough bound"
     why = f"{START_S} s to start and end, and {SLACK:.0f} x {found.work_s:,.0f} s of work, {pace}"
     if found.runs > 1:
         why += f"; the queue allows no more: {found.runs} runs, each resumes the last"

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import multiprocessing
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kubeflow.common.types import KubernetesBackendConfig
@@ -23,15 +23,10 @@ from kubernetes.config import ConfigException
 from kubernetes.watch import Watch
 from urllib3.exceptions import HTTPError
 
-from feastrain.errors import (
-    BY_CODE,
-    FeastrainError,
-    InterruptedRun,
-    LostRankError,
-    SilentRankError,
-    UsageError,
-)
+from feastrain.errors import BY_CODE, FeastrainError, UsageError
+from feastrain.jobs.agents import FOLLOWERS
 from feastrain.jobs.cluster import QUEUE
+from feastrain.jobs.job import ENDED, LAST_LINES, Job
 from feastrain.jobs.runtimes import API, LABELS, NODE
 from feastrain.telemetry import say
 
@@ -44,7 +39,6 @@ if TYPE_CHECKING:
 
 GROUP, VERSION = API.split("/")
 PLURAL = "trainjobs"
-ENDED = frozenset({"Complete", "Failed"})
 JOB_OF, INDEX_OF = "jobset.sigs.k8s.io/jobset-name", "batch.kubernetes.io/job-completion-index"
 OURS = ",".join(f"{key}={value}" for key, value in LABELS.items())
 ANSWER_SECONDS = 30.0
@@ -52,34 +46,11 @@ ANSWER_SECONDS = 30.0
 AWAY_SECONDS = 120.0
 """How long those who wait for a job put up with an API server that does not answer."""
 POLL_SECONDS = 2.0
-LAST_LINES = 20
-FOLLOWING = frozenset(error.exit_code for error in (LostRankError, SilentRankError, InterruptedRun))
-"""What a node leaves with because of another."""
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class ClusterAwayError(FeastrainError):
     """The API server does not answer; it may do so later."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training job as the cluster has it."""
-
-    name: str
-    state: str
-    """Created, Running, Suspended, Complete or Failed."""
-    why: str
-    """What the controller says of that state; may be empty."""
-    nodes: int
-    recipe: str
-    run: str
-    """Fingerprint of the run."""
-    queue: str | None
-    percent: int | None = None
-    """How far rank 0 says that it is."""
-    remaining_seconds: int | None = None
-    metrics: dict[str, str] = field(default_factory=dict)
 
 
 class Jobs:
@@ -200,7 +171,7 @@ class Jobs:
         with self._clearly(f"read events of the job {name}"):
             return list(self.client.get_job_events(name))
 
-    def wait(self, name: str, seconds: float, poll_seconds: float = POLL_SECONDS) -> Job:
+    def wait(self, name: str, seconds: float = math.inf, poll_seconds: float = POLL_SECONDS) -> Job:
         """Return the job once it is complete.
 
         Raises:
@@ -507,7 +478,7 @@ def _ends(pods: list[Any]) -> Iterator[tuple[bool, Any, int, str, str]]:
             end = container.state.terminated
             if container.name == NODE and end is not None and end.exit_code:
                 node, code = _labels(pod).get(INDEX_OF, "?"), end.exit_code
-                yield code in FOLLOWING, end.finished_at, code, node, pod.metadata.name
+                yield code in FOLLOWERS, end.finished_at, code, node, pod.metadata.name
 
 
 def _labels(pod: Any) -> dict[str, str]:

@@ -38,7 +38,7 @@ from feastrain.serving.server import serve
 from feastrain.serving.swap import Sources, Standing
 from feastrain.serving.wording import Wording
 from feastrain.serving.workers import Workers
-from feastrain.telemetry import event
+from feastrain.telemetry import bind, event
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
@@ -265,6 +265,9 @@ def create_app(
         watch: puts another bundle in the place of this one; without it, this one stays.
     """
     metrics, sources = Metrics(settings.metrics_folder), Sources(forecaster, history, evidence)
+    metrics.age_limit(settings.max_feature_age_seconds)
+    metrics.answers_from(sources.bundle, sources.snapshot)
+    bind(bundle=sources.bundle, snapshot=sources.snapshot)
     standing = Standing(Answers(sources, settings, metrics, workers), sources)
     make = partial(Answers, settings=settings, metrics=metrics)
     # The interactive documentation of FastAPI loads its scripts from elsewhere; ours must not.

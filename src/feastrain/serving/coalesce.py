@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections import deque
 from concurrent.futures import Future
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Coalescing(Generic[Q, R]):
         self._workers = workers
         self._size = size
         self._most = most
-        self._waiting: deque[tuple[Q, Future[R]]] = deque()
+        self._waiting: deque[tuple[Q, Future[R], Context]] = deque()
         self._lock = threading.Lock()
         self._busy = 0
         """Threads that answer."""
@@ -55,7 +56,7 @@ class Coalescing(Generic[Q, R]):
         told = Future[R]()
         told.add_done_callback(lambda _: self._workers.release())
         with self._lock:
-            self._waiting.append((asked, told))
+            self._waiting.append((asked, told, copy_context()))
             idle = self._busy < self._workers.threads
             self._busy += idle
         if idle:
@@ -64,7 +65,8 @@ class Coalescing(Generic[Q, R]):
 
     def _work(self) -> None:
         while batch := self._taken():
-            self._tell(batch)
+            first = batch[0][2]  # what several requests cost is told in the trace of the first
+            first.run(self._tell, [(asked, told) for asked, told, _ in batch])
 
     def _tell(self, batch: list[tuple[Q, Future[R]]]) -> None:
         if len(batch) > 1:
@@ -80,15 +82,15 @@ class Coalescing(Generic[Q, R]):
             except Exception as error:  # noqa: BLE001 - whoever asked is told
                 told.set_exception(error)
 
-    def _taken(self) -> list[tuple[Q, Future[R]]]:
+    def _taken(self) -> list[tuple[Q, Future[R], Context]]:
         """Take what waits, without those that gave up; nothing, and the thread is idle."""
-        batch: list[tuple[Q, Future[R]]] = []
+        batch: list[tuple[Q, Future[R], Context]] = []
         left = self._most
         with self._lock:
             while self._waiting and (not batch or self._size(self._waiting[0][0]) <= left):
-                asked, told = self._waiting.popleft()
+                asked, told, context = self._waiting.popleft()
                 if told.set_running_or_notify_cancel():
-                    batch.append((asked, told))
+                    batch.append((asked, told, context))
                     left -= self._size(asked)
             self._busy -= not batch
         return batch

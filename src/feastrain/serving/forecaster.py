@@ -12,6 +12,7 @@ import pyarrow as pa
 from feastrain.errors import DataError
 from feastrain.models.events import events_ahead
 from feastrain.recipe import recipe_of
+from feastrain.tracing import span
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -136,7 +137,9 @@ class Forecaster:
             DataError: the bundle answers with something that is not a number.
         """
         started = time.perf_counter()
-        online = self.source.read(series)
+        with span("store read") as told:
+            online = self.source.read(series)
+            told |= {"feastrain.series": len(series), "feastrain.source": online.origin}
         return self.forecast_from(online, time.perf_counter() - started)
 
     def forecast_from(self, online: OnlineRows, read_seconds: float = 0.0) -> Forecast:
@@ -148,9 +151,11 @@ class Forecaster:
         rows, columns = online.rows, self.bundle.columns
         if not online.found.all():
             rows = rows.filter(pa.array(online.found))
+        with span("model"):
+            quantiles_MHQ = self._quantiles(rows, online)
         return Forecast(
             series=rows.select(list(columns.entities)),
-            quantiles_MHQ=self._quantiles(rows, online),
+            quantiles_MHQ=quantiles_MHQ,
             levels=self.bundle.quantiles,
             periods=period_ends(online.as_of, self.recipe.frequency, columns.horizon),
             event_MH=self._events(rows, online.known),

@@ -50,44 +50,44 @@ class Metrics:
         self._folder = folder
         self.registry = CollectorRegistry()
         self.request_seconds = Histogram(
-            "feastrain_request_seconds",
+            "feastrain_serving_request_seconds",
             "Time to answer a request, by route and status",
             ["route", "status"],
             registry=self.registry,
             buckets=_BUCKETS,
         )
         self._source_seconds = Histogram(
-            "feastrain_source_read_seconds",
+            "feastrain_serving_read_seconds",
             "Time that the online store took to answer one read",
             registry=self.registry,
             buckets=_BUCKETS,
         )
         self._series = Counter(
-            "feastrain_forecast_series",
+            "feastrain_serving_series",
             "Series asked for, by whether they were forecast, from stale features, or unknown",
             ["status"],
             registry=self.registry,
         )
         self._reads = Counter(
-            "feastrain_forecast_reads",
+            "feastrain_serving_reads",
             "Reads of features, by the store that answered",
             ["source"],
             registry=self.registry,
         )
         self._age = Histogram(
-            "feastrain_feature_age_seconds",
+            "feastrain_serving_feature_age_seconds",
             "Age of the oldest features that a forecast request was answered from",
             registry=self.registry,
             buckets=_AGES,
         )
         self._ratio = Histogram(
-            "feastrain_forecast_ratio",
+            "feastrain_serving_forecast_ratio",
             "Mean median forecast over the mean of the last 52 labels, of some series a request",
             registry=self.registry,
             buckets=_RATIOS,
         )
         self._swaps = Counter(
-            "feastrain_bundle_swaps",
+            "feastrain_serving_bundle_swaps",
             "Bundles that the recipe's pointer led to newly, by what became of them",
             ["outcome"],
             registry=self.registry,
@@ -95,11 +95,43 @@ class Metrics:
         for outcome in ("swapped", "refused"):
             self._swaps.labels(outcome)
         self._as_of = Gauge(
-            "feastrain_features_as_of_timestamp_seconds",
+            "feastrain_serving_cutoff_timestamp_seconds",
             "Cut-off of the features last read; their age is time() minus this",
             registry=self.registry,
             multiprocess_mode="mostrecent",
         )
+        self._age_limit = Gauge(
+            "feastrain_serving_feature_age_limit_seconds",
+            "Age beyond which features are told as stale; +Inf where the server has no limit",
+            registry=self.registry,
+            multiprocess_mode="mostrecent",
+        )
+        self._age_limit.set(np.inf)
+        self._bundle = Gauge(
+            "feastrain_serving_bundle",
+            "1 for the bundle that answers, 0 for those that did before",
+            ["bundle", "snapshot"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self._answering: tuple[str, str] | None = None
+
+    @property
+    def collectors(self) -> tuple[Counter | Gauge | Histogram, ...]:
+        """Every metric of the registry."""
+        kinds = (Counter, Gauge, Histogram)
+        return tuple(one for one in vars(self).values() if isinstance(one, kinds))
+
+    def age_limit(self, seconds: float | None) -> None:
+        """Say beyond which age features are stale; None where any age will do."""
+        self._age_limit.set(np.inf if seconds is None else seconds)
+
+    def answers_from(self, bundle: str, snapshot: str) -> None:
+        """Say which bundle answers from now on, and what it was trained on."""
+        if self._answering is not None:
+            self._bundle.labels(*self._answering).set(0)
+        self._answering = bundle, snapshot
+        self._bundle.labels(bundle, snapshot).set(1)
 
     def forecast(self, forecast: Forecast, age_N: NDArray[np.float64], stale: int) -> None:
         """Count one forecast.

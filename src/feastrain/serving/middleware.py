@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
+from feastrain.tracing import span
+
 if TYPE_CHECKING:
     from prometheus_client import Histogram
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,12 +48,16 @@ class MeasureRequests:
                 status = message["status"]
             await send(message)
 
-        try:
-            await self._app(scope, receive, watch)
-        finally:
-            # A path that no route claims is the client's to choose: it must not become a label.
-            route = getattr(scope.get("route"), "path", "other")
-            self._seconds.labels(route, status).observe(time.perf_counter() - started)
+        with span("request", scope["headers"]) as told:
+            try:
+                await self._app(scope, receive, watch)
+            finally:
+                # A path that no route claims is the client's to choose: it is no label.
+                route = getattr(scope.get("route"), "path", "other")
+                self._seconds.labels(route, status).observe(time.perf_counter() - started)
+                told["http.route"] = route
+                told["http.request.method"] = scope["method"]
+                told["http.response.status_code"] = status
 
 
 class GuardAnswers:

@@ -21,7 +21,8 @@ from feastrain.serving.listening import (
     listen,
     turn_away,
 )
-from feastrain.telemetry import event, say
+from feastrain.telemetry import event, log_as_lines, say
+from feastrain.tracing import trace_to
 
 if TYPE_CHECKING:
     import socket
@@ -58,12 +59,16 @@ def serve(
     Raises:
         FeastrainError: the port is taken, or the address is not one of this machine.
     """
+    log_as_lines()
+    if settings.otlp_endpoint is not None:
+        trace_to(settings.otlp_endpoint)
     listener = listener or listen(settings)
     shared = isinstance(listener, SharedListener)
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
+        log_config=None,
         server_header=False,
         # Of several processes each takes one connection at a time; uvloop would take all that wait.
         loop="asyncio" if shared else "auto",

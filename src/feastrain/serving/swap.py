@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from feastrain.errors import DataError, FeastrainError
-from feastrain.telemetry import event
+from feastrain.telemetry import bind, event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,6 +51,11 @@ class Sources:
     def bundle(self) -> str:
         """The fingerprint of the bundle."""
         return self.forecaster.bundle.fingerprint
+
+    @property
+    def snapshot(self) -> str:
+        """The fingerprint of what the bundle was trained on."""
+        return str(self.forecaster.bundle.lineage["snapshot"])
 
 
 class Answering(Protocol):
@@ -123,6 +128,8 @@ class BundleWatch:
                 standing.answering, standing.sources = newer
                 took = round(time.monotonic() - began, 2)
                 event("bundle_swapped", before=stays, bundle=newer[1].bundle, seconds=took)
+                bind(bundle=newer[1].bundle, snapshot=newer[1].snapshot)
+                metrics.answers_from(newer[1].bundle, newer[1].snapshot)
                 metrics.bundle_swap("swapped")
 
     def _try(self, served: Sources, make: Callable[[Sources], A]) -> tuple[A, Sources]:

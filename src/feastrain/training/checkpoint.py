@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEEP = 3
+FILES = "epoch-*.safetensors"
 """How many of the newest are kept, besides those that hold the best weights of one of them."""
 NAME = re.compile(r"epoch-(\d+)-(\d+)-([0-9a-f]{16})\.safetensors")
 
@@ -219,7 +220,7 @@ def discard(folder: Path) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("epoch-*.safetensors") if NAME.fullmatch(path.name)]
+    found = [path for path in folder.glob(FILES) if NAME.fullmatch(path.name)]
     return sorted(found, reverse=True)
 
 

@@ -24,6 +24,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from feastrain.errors import FeastrainError, SilentRankError
+from feastrain.settings import load_settings
 from feastrain.telemetry import say
 from feastrain.training.meeting import Meeting
 
@@ -88,6 +89,19 @@ class Place:
     local_size: int
     attempt: str
     """A name for this start of the ranks, which no other start has."""
+    node: int = 0
+    nodes_here: int = 1
+    """How many nodes of the run share this machine."""
+
+    @property
+    def size_here(self) -> int:
+        """How many ranks share this machine."""
+        return self.local_size * self.nodes_here
+
+    @property
+    def rank_here(self) -> int:
+        """This rank among those that share this machine."""
+        return self.local_rank + (self.node * self.local_size if self.nodes_here > 1 else 0)
 
     @classmethod
     def here(cls) -> Self:
@@ -101,6 +115,8 @@ class Place:
             attempt="-".join(
                 given.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT")
             ),
+            node=int(given.get("GROUP_RANK", "0")),
+            nodes_here=load_settings().nodes_here,
         )
 
     def obstacle(self) -> str:
@@ -108,8 +124,8 @@ class Place:
         if not torch.cuda.is_available():
             return NO_CUDA
         devices = torch.cuda.device_count()
-        if devices < self.local_size:
-            return f"shares {devices} devices with {self.local_size - 1} other ranks"
+        if devices < self.size_here:
+            return f"shares {devices} devices with {self.size_here - 1} other ranks"
         return "" if dist.is_nccl_available() else "has a torch without NCCL"
 
 
@@ -143,7 +159,7 @@ def ranks(timeout: timedelta) -> Iterator[Ranks]:
         FeastrainError: another rank left with this error.
     """
     place = Place.here()
-    torch.set_num_threads(max(1, _cores() // place.local_size))
+    torch.set_num_threads(max(1, _cores() // place.size_here))
     if place.world_size == 1:
         yield Ranks(0, 1, _device(place, on_cuda=torch.cuda.is_available()))
         return
@@ -214,7 +230,7 @@ def _store(timeout: timedelta) -> Store:
 def _device(place: Place, *, on_cuda: bool) -> torch.device:
     if not on_cuda:
         return torch.device("cpu")
-    device = torch.device("cuda", place.local_rank)
+    device = torch.device("cuda", place.rank_here)
     torch.cuda.set_device(device)
     return device
 

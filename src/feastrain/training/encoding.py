@@ -164,10 +164,12 @@ def memory_share() -> int:
     Raises:
         UsageError: a setting holds what it cannot be.
     """
-    most_bytes = load_settings().memory_bytes
+    settings = load_settings()
+    most_bytes = settings.memory_bytes
     if most_bytes is None:
         most_bytes = _memory() // 2
-    return most_bytes // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # noqa: TID251 - torchrun's
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # noqa: TID251 - torchrun's
+    return most_bytes // (processes * settings.nodes_here)
 
 
 def _memory() -> int:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from feastrain.training.shutdown import StopRequest
 
 
+BOOSTERS = "*trees-*.txt"
+
+
 @dataclass
 class Members:
     """Fits the models of a recipe on one rank.
@@ -120,11 +123,16 @@ class Members:
         return fit
 
 
+def is_begun(folder: Path) -> bool:
+    """Return whether an earlier run has fitted anything."""
+    return any(next(folder.rglob(kind), None) for kind in (checkpoints.FILES, BOOSTERS))
+
+
 def discard(folder: Path) -> None:
     """Remove what an earlier run has fitted."""
     for part in sorted({folder, *folder.glob("**/")}):
         checkpoints.discard(part)
-        for booster in part.glob("*trees-*.txt"):
+        for booster in part.glob(BOOSTERS):
             booster.unlink()
 
 

@@ -12,7 +12,7 @@ import time
 from bisect import bisect_left
 from http.client import HTTPException
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, generate_latest, push_to_gateway
 from prometheus_client.metrics_core import (
@@ -41,7 +41,9 @@ PUSH_SECONDS = 5.0
 BOUNDS = tuple(float(f"{digits}e{power}") for power in range(-3, 4) for digits in (1, 2.5, 5))
 """Upper bounds of the histograms' buckets, in seconds."""
 
-GAUGES = {
+PREFIX = "feastrain_training"
+Family = type[GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily | InfoMetricFamily]
+_GAUGES = {
     "loss": "Training loss, the mean of the epoch so far",
     "validation_loss": "Pinball loss on the validation rows after the last epoch",
     "validation_wmae": "Weighted mean absolute error on the validation rows, in the label's unit",
@@ -49,9 +51,33 @@ GAUGES = {
     "rows_per_second": "Rows read by all ranks in a second of the epoch so far",
     "epoch": "The epoch under way, counted from 1",
     "progress_ratio": "Steps done of all epochs, as a share of all steps",
-    "remaining_seconds": "Time until the last epoch at the pace so far",
+    "remaining_seconds": "Time until the last epoch at the pace so far; patience may end it sooner",
     "finished": "1 when the bundle is published, else 0",
+    "silent_seconds": "Time since a step, an epoch or rounds of a booster ended, or the run began",
+    "silence_limit_seconds": "How long a run may be silent before it is not alive any more",
+    "checkpoint_age_seconds": "Age of this process's newest checkpoint, or of the run before one",
+    "checkpoint_interval_seconds": "How often the recipe asks for a checkpoint",
+    "retrieval_seconds": "Time of the snapshot's point-in-time join, where it was last built here",
 }
+_COUNTERS = {
+    "steps": "Steps of this process",
+    "rows": "Rows read by all ranks since this process began",
+    "restarts": "How often the ranks were started again",
+}
+_HISTOGRAMS = {
+    "step_seconds": "Time of one step",
+    "epoch_seconds": "Time of one epoch's steps, without validation",
+    "checkpoint_seconds": "Time to write a checkpoint",
+}
+LABELS = {PREFIX: ("recipe", "run", "snapshot", "version")}
+"""Labels of the metrics that have any."""
+FAMILIES: dict[str, tuple[Family, str]] = {
+    PREFIX: (InfoMetricFamily, "What is trained on what"),
+    **{f"{PREFIX}_{name}": (GaugeMetricFamily, text) for name, text in _GAUGES.items()},
+    **{f"{PREFIX}_{name}": (CounterMetricFamily, text) for name, text in _COUNTERS.items()},
+    **{f"{PREFIX}_{name}": (HistogramMetricFamily, text) for name, text in _HISTOGRAMS.items()},
+}
+"""Every metric of a run: its kind, and what it means."""
 
 
 class Seconds:
@@ -66,11 +92,11 @@ class Seconds:
         self._counts[bisect_left(BOUNDS, seconds)] += 1
         self._total += seconds
 
-    def family(self, name: str, documentation: str) -> Metric:
-        """Return the counts as Prometheus's cumulative histogram."""
+    def value(self) -> dict[str, Any]:
+        """Return the cumulative counts, and the sum, as a histogram is given them."""
         bounds = [*map(str, BOUNDS), "+Inf"]
         buckets = list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
-        return HistogramMetricFamily(name, documentation, buckets, self._total)
+        return {"buckets": buckets, "sum_value": self._total}
 
 
 class Metrics(Collector):
@@ -158,31 +184,36 @@ class Metrics(Collector):
         yield from families
 
     def _families(self) -> Iterator[Metric]:
-        about, prefix = self._about, "feastrain_training"
-        facts = {
-            "recipe": about.recipe.name,
-            "run": about.name,
-            "snapshot": about.snapshot.fingerprint,
-            "version": __version__,
+        for name, value in self._values().items():
+            full = f"{PREFIX}_{name}" if name else PREFIX
+            family, text = FAMILIES[full]
+            given = value.value() if isinstance(value, Seconds) else {"value": value}
+            yield family(full, text, **given)
+
+    def _values(self) -> dict[str, Any]:
+        """Return what is known, by the name of its metric."""
+        about, now = self._about, self._clock()
+        values = {
+            "": {
+                "recipe": about.recipe.name,
+                "run": about.name,
+                "snapshot": about.snapshot.fingerprint,
+                "version": __version__,
+            },
+            **self._gauges,
+            "silent_seconds": now - self._beat,
+            "silence_limit_seconds": self._heartbeat_seconds,
+            "checkpoint_age_seconds": now - self._saved,
+            "checkpoint_interval_seconds": about.recipe.training.checkpoint_s,
+            "steps": self._steps,
+            "rows": self._rows,
+            "restarts": self._restarts,
+            "step_seconds": self._step,
+            "epoch_seconds": self._epoch,
+            "checkpoint_seconds": self._checkpoint,
         }
-        yield InfoMetricFamily(prefix, "What is trained on what", facts)
-        for name, documentation in GAUGES.items():
-            if name in self._gauges:
-                yield GaugeMetricFamily(f"{prefix}_{name}", documentation, self._gauges[name])
-        age = self._clock() - self._saved
-        text = "Age of the newest checkpoint of this process; before the first, of the run itself"
-        yield GaugeMetricFamily(f"{prefix}_checkpoint_age_seconds", text, age)
-        yield CounterMetricFamily(f"{prefix}_steps", "Steps of this process", self._steps)
-        yield CounterMetricFamily(f"{prefix}_rows", "Rows read by all ranks", self._rows)
-        text = "How often the ranks were started again"
-        yield CounterMetricFamily(f"{prefix}_restarts", text, self._restarts)
-        yield self._step.family(f"{prefix}_step_seconds", "Time of one step")
-        yield self._epoch.family(f"{prefix}_epoch_seconds", "Time of one epoch's steps")
-        yield self._checkpoint.family(f"{prefix}_checkpoint_seconds", "Time to write a checkpoint")
         retrieval = _retrieval_seconds(about)
-        if retrieval is not None:
-            text = "Time that the point-in-time join of the snapshot's features took"
-            yield GaugeMetricFamily("feastrain_feature_retrieval_seconds", text, retrieval)
+        return values if retrieval is None else values | {"retrieval_seconds": retrieval}
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format."""

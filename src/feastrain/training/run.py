@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,11 +28,12 @@ from feastrain.models.events import special_ahead
 from feastrain.models.mixture import Mixture
 from feastrain.recipe import Recipe, load_recipe
 from feastrain.settings import Settings, load_settings
-from feastrain.telemetry import Stage, say, stage
+from feastrain.telemetry import Stage, bind, log_as_lines, say, stage
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
-from feastrain.training.members import Members, discard
+from feastrain.training.members import Members, discard, is_begun
 from feastrain.training.observer import About
-from feastrain.training.shutdown import StopRequest, listening
+from feastrain.training.shutdown import FAILURE, StopRequest, listening
+from feastrain.training.usage import Usage, peaks
 from feastrain.training.watching import watching
 from feastrain.version import __version__
 
@@ -40,9 +42,6 @@ if TYPE_CHECKING:
 
     from feastrain.models.encoder import Encoder
     from feastrain.training.observer import Watcher
-
-FAILURE = "failure.txt"
-"""Where rank 0's launcher finds the one line that a failing rank had to say."""
 
 
 def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
@@ -77,11 +76,15 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
         about = About(recipe, snapshot, folder, bundle, here.world_size, fresh)
         with watching(about, settings, progress, watchers, leads=here.leads) as observer:
             members = Members(recipe, snapshot, folder, here, stop, observer, progress)
+            resumed, started = is_begun(folder), time.monotonic()
             encoder = members.fit()
+            seconds = None if resumed else time.monotonic() - started
             if here.leads:
                 scores = publish(members, encoder, bundle)
                 progress.made(epochs=members.epochs, validation_wmae=scores["validation_wmae"])
-        here.wait()
+        peak, on_device = peaks(here)  # all ranks are done once each has told
+        if here.leads:
+            Usage(snapshot.fingerprint, here.world_size, peak, on_device, seconds).save(folder)
 
 
 def publish(members: Members, encoder: Encoder, bundle: Path) -> dict[str, float]:
@@ -110,9 +113,10 @@ def publish(members: Members, encoder: Encoder, bundle: Path) -> dict[str, float
 def _judge(members: Members, encoder: Encoder) -> tuple[dict[str, float], Calibration]:
     """Score and calibrate the models on the validation rows, which they did not see."""
     snapshot, quantiles = members.snapshot, members.recipe.model.quantiles
-    rows = snapshot.rows("validation")
+    rows, known = snapshot.rows("validation"), snapshot.known()
     scored = Mixture(tuple(members.scored), members.recipe.weights)
-    forecast_NHQ = scored.forecast(encoder, rows, snapshot.known(), snapshot.rows())
+    past = snapshot.rows() if scored.looks_back else None
+    forecast_NHQ = scored.forecast(encoder, rows, known, past)
     label_NH, weight_NH = encoder.labels(rows)
     unit_N = encoder.unit(rows)
     error_NHQ = (label_NH * unit_N[:, None])[:, :, None] - forecast_NHQ
@@ -124,7 +128,7 @@ def _judge(members: Members, encoder: Encoder) -> tuple[dict[str, float], Calibr
     scores = {"validation_wmae": round(float(wmae), 4), "validation_pinball": float(pinball)}
     seen_NH = np.where(weight_NH > 0, label_NH * unit_N[:, None], np.nan)
     event = members.recipe.label.event
-    special_NH = special_ahead(rows, snapshot.known(), encoder.columns, event)
+    special_NH = special_ahead(rows, known, encoder.columns, event)
     return scores, calibrate(seen_NH, forecast_NHQ, unit_N, special_NH, quantiles)
 
 
@@ -136,10 +140,12 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--launcher", type=int, metavar="PID", help="leave when it is gone")
     asked = parser.parse_args()
+    log_as_lines()
     die_with_parent(asked.launcher)
     asked.folder.mkdir(parents=True, exist_ok=True)
     try:
         recipe, snapshot = load_recipe(asked.recipe), Snapshot.open(asked.snapshot)
+        bind(run=asked.folder.name, snapshot=snapshot.fingerprint)
         settings = load_settings()
         timeout = timedelta(seconds=settings.training_timeout_seconds)
         with ranks(timeout) as here, listening() as stop:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from feastrain.errors import InterruptedRun
 from feastrain.training.metrics import LastWord, Metrics
 from feastrain.training.observer import Observer, Progress
-from feastrain.training.probes import serving
+from feastrain.training.port import answering
+from feastrain.training.probes import probes_of
+from feastrain.training.progression import Progression
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -63,9 +65,15 @@ def _watchers(about: About, settings: Settings, stack: contextlib.ExitStack) -> 
         metrics = Metrics(about, settings.restarts, settings.training_timeout_seconds)
         yield metrics
         if settings.metrics_port:
-            stack.enter_context(serving(metrics, settings.metrics_host, settings.metrics_port))
+            place = settings.metrics_host, settings.metrics_port
+            stack.enter_context(answering(probes_of(metrics), *place, "FEASTRAIN_METRICS_PORT"))
         if settings.pushgateway:
             yield LastWord(metrics, settings.pushgateway, about.name)
+    if settings.progress_port:
+        progression = Progression()
+        yield progression
+        place = settings.metrics_host, settings.progress_port
+        stack.enter_context(answering(progression.answer, *place, "FEASTRAIN_PROGRESS_PORT"))
     if settings.mlflow_tracking_uri:
         from feastrain.training.tracking import MlflowRun
 

@@ -32,6 +32,17 @@ REMEDIES: dict[Cause, str] = {
 }
 
 
+FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "feastrain_skew_values": (
+        "Values that the online store answers otherwise than the offline join, for every cause",
+        ("recipe", "cause"),
+    ),
+    "feastrain_skew_compared_values": ("Values that were compared", ("recipe",)),
+    "feastrain_skew_as_of_timestamp_seconds": ("The cut-off that they are of", ("recipe",)),
+}
+"""Every metric of a comparison: what it means, and its labels."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One value that differs: of which entity, and what each store answers."""
@@ -122,15 +133,12 @@ class SkewMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield how many values differ by cause, how many were compared, and as of when."""
         recipe = self._report.recipe
-        text = "Values that the online store answers otherwise than the offline join"
-        differing = GaugeMetricFamily("feastrain_skew_values", text, labels=["recipe", "cause"])
+        differing, compared, as_of = (
+            GaugeMetricFamily(name, text, labels=labels)
+            for name, (text, labels) in FAMILIES.items()
+        )
         for cause, count in self._report.by_cause.items():
             differing.add_metric([recipe, cause], count)
-        yield differing
-        for name, told, value in (
-            ("compared_values", "Values that were compared", self._report.values),
-            ("as_of_timestamp_seconds", "The cut-off they are of", self._as_of_seconds),
-        ):
-            family = GaugeMetricFamily(f"feastrain_skew_{name}", told, labels=["recipe"])
-            family.add_metric([recipe], value)
-            yield family
+        compared.add_metric([recipe], self._report.values)
+        as_of.add_metric([recipe], self._as_of_seconds)
+        yield from (differing, compared, as_of)

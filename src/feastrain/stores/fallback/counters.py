@@ -10,7 +10,7 @@ STATES = ("closed", "half-open", "open")
 
 
 @cache
-def _metrics() -> tuple[Counter, Counter, Gauge]:
+def _metrics() -> tuple[Counter, Counter, Gauge, Counter]:
     """Make the metrics once a process, in Prometheus's default registry, as Feast does its own."""
     return (
         Counter(
@@ -28,15 +28,32 @@ def _metrics() -> tuple[Counter, Counter, Gauge]:
             "Whether the primary is asked: 0 closed (it is), 1 half-open (on trial), 2 open",
             multiprocess_mode="livemax",
         ),
+        Counter(
+            "feastrain_online_pool_timeouts",
+            "Waits for a connection that ended without one: all were in use, or the store is away",
+            ["store"],
+        ),
     )
+
+
+def collectors() -> tuple[Counter | Gauge, ...]:
+    """Return every metric of the online stores of this process."""
+    return _metrics()
+
+
+def pool_timed_out(store: str) -> None:
+    """Count a wait for a connection that ended without one."""
+    _metrics()[3].labels(store).inc()
 
 
 class Counters:
     """The metrics of one online store."""
 
     def __init__(self, *sources: str) -> None:
-        answers, self._errors, self._breaker = _metrics()
+        answers, self._errors, self._breaker, timeouts = _metrics()
         self._answers = {source: answers.labels(source) for source in sources}
+        for source in sources:
+            timeouts.labels(source)
         self._state = ""
 
     def answered(self, source: str, keys: int) -> None:

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors, sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from feastrain.stores.fallback.counters import pool_timed_out
 from feastrain.stores.fallback.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -117,7 +118,12 @@ class PostgresLedger(Ledger):
 
     @contextlib.contextmanager
     def _connection(self, patience: float) -> Iterator[ImpatientConnection]:
-        with self._pool.connection() as connection:
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = stack.enter_context(self._pool.connection())
+            except PoolTimeout:
+                pool_timed_out(self.name)
+                raise
             connection.patience = patience
             yield connection
 

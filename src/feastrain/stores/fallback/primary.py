@@ -16,6 +16,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from feastrain.errors import UsageError
+from feastrain.stores.fallback.counters import pool_timed_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -180,6 +181,7 @@ class _Connections:
         try:
             connection = self._free.get(timeout=self._seconds)
         except Empty as error:
+            pool_timed_out(Primary.name)
             message = f"no connection was free for {self._seconds * 1000:.0f} ms"
             raise redis.ConnectionError(message) from error
         try:

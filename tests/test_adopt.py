@@ -112,6 +112,15 @@ def test_every_guess_has_a_reason(retail: tuple[Project, Proposal]) -> None:
     assert whys["promotions"].endswith("35 days before its own")
 
 
+def test_creation_times_count_only_where_they_tell_something(
+    drivers: Path, tmp_path: Path, retail: tuple[Project, Proposal]
+) -> None:
+    """A table written at one go has none, else every feature would be null; others keep theirs."""
+    _, of_template = Project.adopt(tmp_path / "new", drivers, TRIPS)
+    assert [view.table.created for view, _ in of_template.views] == [None]
+    assert retail[1].views[0][0].table.created == "loaded_at"
+
+
 def test_a_feast_repo_is_only_read(grocer: Path, retail: tuple[Project, Proposal]) -> None:
     """No registry and no online store appears in a repo that was adopted and built from."""
     project, _ = retail

@@ -124,6 +124,7 @@ def read_repo(given: Path) -> Found:
         reasons = "; ".join(f"{one.what}: {one.why}" for one in left_out) or "it defines none"
         message = f"{repo} has no feature view to forecast from: {reasons}"
         raise ProjectError(message)
+    views.sort(key=lambda view: view.name)  # Feast collects them in no order
     labels = [_table(_batch_source(view.source), repo) for view in defined.label_views]
     sources = [_table(_batch_source(source), repo) for source in defined.data_sources]
     tables = {

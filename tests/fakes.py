@@ -276,10 +276,13 @@ class AppClient:
         self._app = app
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return asyncio.run(self._ask("GET", path, options))
+        return self.ask("GET", path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        return asyncio.run(self._ask("POST", path, options))
+        return self.ask("POST", path, **options)
+
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return asyncio.run(self._ask(method, path, options))
 
     async def _ask(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
         # As a server does, an error that the app has answered ends there, in its log.

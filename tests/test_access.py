@@ -4,6 +4,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from starlette.routing import Mount, Route
 
 from fakes import AppClient, fake_forecaster
 from feastrain.errors import UsageError
@@ -16,9 +18,13 @@ OLD, NEW = "old-token-0123456789", "new-token-0123456789"
 ASK = {"series": [{"site": 1, "item": "b"}]}
 
 
-def client_of(**settings: object) -> AppClient:
+def app_of(**settings: object) -> FastAPI:
     forecaster, _, history = fake_forecaster(LEVELS)
-    return AppClient(create_app(forecaster, history, Settings.model_validate(settings)))
+    return create_app(forecaster, history, Settings.model_validate(settings))
+
+
+def client_of(**settings: object) -> AppClient:
+    return AppClient(app_of(**settings))
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -59,13 +65,49 @@ def test_without_a_valid_token_nothing_is_told(client: AppClient, headers: dict[
     assert OLD not in answer.text
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/v1/series", "/v1/panel", "/v1/outlook", "/openapi.json", "/static/app.js", "/no/such/path"],
-)
-def test_every_route_needs_a_token(client: AppClient, path: str) -> None:
+@pytest.mark.parametrize("path", ["/openapi.json", "/static/app.js", "/no/such/path"])
+def test_every_path_needs_a_token(client: AppClient, path: str) -> None:
     """Even one that is not there: the answer does not tell which are."""
     assert client.get(path).status_code == 401
+
+
+def routes_of(app: FastAPI) -> list[tuple[str, str]]:
+    """Return the method and path of everything that an app has, its mounted files included."""
+    files = [("GET", f"{route.path}/app.js") for route in app.routes if isinstance(route, Mount)]
+    routed = [route for route in app.routes if isinstance(route, Route)]
+    return files + [(m, route.path) for route in routed for m in sorted(route.methods or ())]
+
+
+def test_no_route_is_open_but_liveness() -> None:
+    """Whatever a later change adds to the app is behind the tokens too."""
+    app = app_of(serve_tokens=OLD)
+    client, routes = AppClient(app), routes_of(app)
+    answers = {route: client.ask(*route).status_code for route in routes}
+    opened = {(method, path) for method, path in routes if path == "/healthz/live"}
+    assert {("GET", "/"), ("GET", "/metrics"), ("GET", "/static/app.js")} <= set(routes)
+    assert {route: 200 if route in opened else 401 for route in routes} == answers
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_the_description_says_which_routes_need_a_token(opened: bool) -> None:
+    """A generated client sends it where it must, and what it says is what happens."""
+    client = client_of(serve_tokens=OLD, serve_open_probes=opened)
+    document = client.get("/openapi.json", headers=bearer(OLD)).json()
+    assert {"token": {"type": "http", "scheme": "bearer"}} == document["components"][
+        "securitySchemes"
+    ]
+    told, found = {}, {}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            told[path, method] = bool(operation.get("security", document["security"]))
+            found[path, method] = client.ask(method.upper(), path).status_code == 401
+    assert found == told
+
+
+def test_a_server_without_tokens_describes_none() -> None:
+    """A client is not asked for what nobody checks."""
+    document = client_of().get("/openapi.json").json()
+    assert {"security", "securitySchemes"}.isdisjoint({*document, *document["components"]})
 
 
 @pytest.mark.parametrize(("opened", "expected"), [(False, 401), (True, 200)])

@@ -2,6 +2,7 @@ import json
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -65,6 +66,58 @@ def test_a_wrong_recipe_is_told_in_one_line(
         "\n" in message,
     )
     assert 2 == caught.value.exit_code
+
+
+PLACES = [
+    ("name",),
+    ("entities", 0),
+    ("frequency",),
+    ("label", "source"),
+    ("label", "column"),
+    ("label", "event"),
+    ("features", "repo"),
+    ("features", "service"),
+    ("features", "period_key"),
+    ("features", "stepped"),
+    ("features", "roles", "history"),
+    ("model", "kind"),
+    ("expectations",),
+]
+HOSTILE = st.sampled_from(
+    ["../../etc", "/etc/passwd", "\0", "'; DROP TABLE x; --", "{{7*7}}", "${HOME}", "a\nb", "~"]
+)
+
+
+@given(place=st.sampled_from(PLACES), text=HOSTILE | st.text(max_size=40))
+def test_a_recipe_may_say_anything_and_is_kept_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[Any, ...], text: str
+) -> None:
+    """Whatever stands where text is meant: it is taken as it is, and runs nothing."""
+    content: Any = json.loads(json.dumps(GOOD | {"model": {}}))
+    section = content
+    for part in place[:-1]:
+        section = section[part]
+    section[place[-1]] = text
+    path = _write(tmp_path_factory.getbasetemp() / "said.yaml", content)
+    try:
+        kept: Any = load_recipe(path).model_dump(mode="json")
+    except (RecipeError, LeakageError) as error:
+        kept, told = None, str(error)
+    else:
+        told = ""
+        for part in place if place != ("frequency",) else ():
+            kept = kept[part]
+    assert "\n" not in told
+    assert kept is None or place == ("frequency",) or kept in {text, str(Path(text))}
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['true']", "!!python/name:os.x"])
+def test_a_recipe_runs_nothing(tmp_path: Path, tag: str) -> None:
+    """YAML's tags for Python's objects are none of a recipe."""
+    path = tmp_path / "tagged.yaml"
+    path.write_text(f"name: {tag}\n")
+    with pytest.raises(RecipeError, match="cannot be read as YAML"):
+        load_recipe(path)
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", ""])

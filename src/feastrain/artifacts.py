@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def fingerprint(*parts: object) -> str:
@@ -85,7 +87,8 @@ def open_manifest(directory: Path) -> dict[str, Any]:
     """Return an artefact's manifest after checking every file against its digest.
 
     Raises:
-        ArtifactError: a file is missing or its bytes changed since it was published.
+        ArtifactError: a file is missing or its bytes changed since it was published, or the
+            manifest names what does not lie in the folder.
     """
     remedy = f"delete {directory} and run the command again to make it anew"
     try:
@@ -93,7 +96,7 @@ def open_manifest(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         message = f"{directory / MANIFEST} cannot be read ({error}); {remedy}"
         raise ArtifactError(message) from error
-    for name, expected in manifest.get("files", {}).items():
+    for name, expected in _files(directory, manifest).items():
         path = directory / name
         if not path.is_file():
             message = f"{path} is missing; {remedy}"
@@ -102,6 +105,32 @@ def open_manifest(directory: Path) -> dict[str, Any]:
             message = f"{path} is damaged: its bytes are not those that were published; {remedy}"
             raise ArtifactError(message)
     return manifest
+
+
+def named(folder: Path, name: object) -> Path:
+    """Return where an artefact lies that another one names, in a folder of them.
+
+    Raises:
+        ArtifactError: it is no name but a path, that could lead elsewhere.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        message = f"{name!r} names no artefact of {folder}: what names it is damaged or made up"
+        raise ArtifactError(message)
+    return folder / name
+
+
+def _files(directory: Path, manifest: object) -> dict[str, str]:
+    """Return the digests that a manifest lists, all of files in the artefact's own folder."""
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict):
+        message = f"{directory / MANIFEST} lists no files: it is not one that feastrain wrote"
+        raise ArtifactError(message)
+    for name in files:
+        parts = Path(name).parts
+        if not parts or Path(name).is_absolute() or ".." in parts:
+            message = f"{directory / MANIFEST} names {name!r}, which is not in its folder"
+            raise ArtifactError(message)
+    return files
 
 
 def point(pointer: Path, target: Path) -> None:

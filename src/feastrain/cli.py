@@ -142,6 +142,21 @@ def doctor(project: ProjectOption = Path(), *, as_json: JsonOption = False) -> N
 
 
 @app.command()
+def sbom(
+    *,
+    licences: Annotated[bool, typer.Option(help="A line a package: its licence.")] = False,
+) -> None:
+    """List the packages of this installation as a CycloneDX SBOM."""
+    from feastrain.inventory import as_cyclonedx, installed
+
+    packages = installed()
+    if licences:
+        _show({f"{one.name} {one.version}": one.licence for one in packages}, as_json=False)
+    else:
+        _show(as_cyclonedx(packages), as_json=True)
+
+
+@app.command()
 def build(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -535,6 +550,32 @@ def predict(
     forecast = Project(project).predict(recipe, push)
     facts = {"forecasts": str(forecast.path), "rows": forecast.rows}
     _show({**facts, "as_of": forecast.as_of.isoformat()}, as_json=as_json)
+
+
+@app.command()
+def sign(
+    recipe: RecipeArgument,
+    key: Annotated[Path, typer.Option(help="PEM file, Ed25519 private key.", metavar="FILE")],
+    project: ProjectOption = Path(),
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign the recipe's last bundle, for places where FEASTRAIN_BUNDLE_KEYS is set."""
+    _show({"signed": str(Project(project).sign(recipe, key))}, as_json=as_json)
+
+
+@app.command()
+def verify(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte of the recipe's last bundle, and its signature where keys are set."""
+    asked = Project(project)
+    bundle = asked.bundle(recipe)
+    signed = asked.settings.bundle_keys is not None
+    _show({"bundle": str(bundle.path), "whole": True, "signed": signed}, as_json=as_json)
 
 
 @app.command()

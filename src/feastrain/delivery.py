@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.evaluation.promotion import Comparison
     from feastrain.models.bundle import Bundle
+    from feastrain.recipe import Recipe
     from feastrain.serving.batch import BatchForecast
     from feastrain.serving.forecaster import Forecaster
     from feastrain.settings import Settings
@@ -174,10 +175,32 @@ class Delivery(Opened):
 
         Raises:
             ProjectError: it was never trained.
-            ArtifactError: the bundle is damaged.
+            ArtifactError: the bundle is damaged, or the settings have keys that did not sign it.
         """
-        from feastrain.errors import ProjectError
         from feastrain.models.bundle import load_bundle
+
+        path = self._bundle_path(recipe)
+        if self.settings.bundle_keys is not None:
+            from feastrain.models.signature import require_signature
+
+            require_signature(path, self.settings.bundle_keys)
+        return load_bundle(path)
+
+    def sign(self, recipe: str | Path, key: Path) -> Path:
+        """Sign the bundle that the recipe was last trained into, and return its folder.
+
+        Args:
+            recipe: its name or path.
+            key: PEM file with an Ed25519 private key.
+        """
+        from feastrain.models.signature import sign
+
+        path = self._bundle_path(recipe)
+        sign(path, key)
+        return path
+
+    def _bundle_path(self, recipe: str | Path) -> Path:
+        from feastrain.errors import ProjectError
 
         pointer = self.bundle_pointer(recipe)
         if not pointer.exists():
@@ -185,7 +208,7 @@ class Delivery(Opened):
                 f"recipe {pointer.name!r} has no bundle yet; run `feastrain train {recipe}` first"
             )
             raise ProjectError(message)
-        return load_bundle(pointer.resolve())
+        return pointer.resolve()
 
     def promote(self, recipe: str | Path, better_by: float = 0.0) -> Comparison:
         """Serve the recipe's candidate from now on, if it is better on rows neither was fitted on.
@@ -232,7 +255,7 @@ class Delivery(Opened):
 
         recipe = recipe_of(bundle.lineage)
         source = OnlineFeatures(
-            open_store(self.root / recipe.features.repo),
+            open_store(self._repo_of(recipe)),
             bundle.columns,
             recipe,
             row_features=tuple(bundle.lineage["row_features"]),
@@ -246,10 +269,31 @@ class Delivery(Opened):
             past = Past(self.artifacts / "past", recipe.name)
         return Forecaster(bundle, source, past)
 
+    def _repo_of(self, trained: Recipe) -> Path:
+        """Return the feature repo that a bundle forecasts from: its code is run.
+
+        Raises:
+            ArtifactError: it lies outside the project, and the project's own recipe does not say
+                so too.
+        """
+        from feastrain.errors import ArtifactError
+
+        repo = (self.root / trained.features.repo).resolve()
+        if not repo.is_relative_to(self.root) and (
+            self.recipe(trained.name).features.repo != trained.features.repo
+        ):
+            message = (
+                f"the bundle wants the feature repo {repo}, which is not in {self.root}: it was "
+                "trained elsewhere, or made up; train it here"
+            )
+            raise ArtifactError(message)
+        return repo
+
     def _snapshot_of(self, bundle: Bundle) -> Snapshot:
+        from feastrain.artifacts import named
         from feastrain.dataset.snapshot import Snapshot
 
-        return Snapshot.open(self.artifacts / "snapshots" / bundle.lineage["snapshot"])
+        return Snapshot.open(named(self.artifacts / "snapshots", bundle.lineage["snapshot"]))
 
 
 def _serve(

@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     bundle_seconds: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     """How often `serve` looks whether the recipe's pointer leads to another bundle."""
 
+    bundle_keys: Path | None = None
+    """PEM file with Ed25519 public keys: a bundle that none of them signed forecasts nothing."""
+
     serve_tokens: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split)] = ()
     """Tokens that let a client in, separated by commas; without any, everybody is let in."""
 

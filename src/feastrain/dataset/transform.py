@@ -163,7 +163,7 @@ def _export(
     connection.execute(
         f"COPY features.{_quoted(name)} TO '{literal}' (FORMAT parquet, COMPRESSION {compression})"
     )
-    row = connection.execute(f"SELECT count(*) FROM features.{_quoted(name)}").fetchone()  # noqa: S608
+    row = connection.execute(f"SELECT count(*) FROM features.{_quoted(name)}").fetchone()  # noqa: S608 - quoted
     return int(row[0]) if row else 0
 
 

@@ -120,4 +120,5 @@ def _first_fault(error: ValidationError) -> str:
         return f"unknown key {where!r}: remove it or correct its spelling{more}"
     if fault["type"] == "missing":
         return f"key {where!r} is missing{more}"
-    return f"{where}: {fault['msg'].removeprefix('Value error, ')}{more}"
+    told = " ".join(fault["msg"].removeprefix("Value error, ").split())  # it may quote a value
+    return f"{where}: {told}{more}"

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from starlette.requests import Request
@@ -26,6 +26,7 @@ from feastrain.telemetry import event
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fastapi import FastAPI
     from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -162,7 +163,7 @@ class GuardAccess:
             if settings.rate_limit is None
             else Buckets(settings.rate_limit, settings.rate_burst)
         )
-        self._open = PROBES if settings.serve_open_probes else ALWAYS_OPEN
+        self._open = open_paths(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -217,6 +218,28 @@ class GuardAccess:
             samesite="strict",
         )
         return answer
+
+
+def open_paths(settings: Settings) -> frozenset[str]:
+    """Return the paths that are answered without a token."""
+    return PROBES if settings.serve_open_probes else ALWAYS_OPEN
+
+
+def declare_tokens(app: FastAPI, settings: Settings) -> None:
+    """Have the OpenAPI document say which routes need a token, and how it is shown."""
+    describe, opened = app.openapi, open_paths(settings)
+
+    def described() -> dict[str, Any]:
+        document = describe()
+        scheme = {"type": "http", "scheme": "bearer"}
+        document["components"]["securitySchemes"] = {"token": scheme}
+        document["security"] = [{"token": []}]
+        for path in opened & document["paths"].keys():
+            for operation in document["paths"][path].values():
+                operation["security"] = []
+        return document
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 def tokens_of(settings: Settings) -> Tokens | None:

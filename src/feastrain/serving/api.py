@@ -23,7 +23,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from feastrain.errors import FeastrainError
 from feastrain.serving import schemas
-from feastrain.serving.access import GuardAccess, tokens_of
+from feastrain.serving.access import GuardAccess, declare_tokens, tokens_of
 from feastrain.serving.as_of import PastForecasts
 from feastrain.serving.coalesce import Coalescing
 from feastrain.serving.drain import AnnounceDrain, Drain
@@ -309,7 +309,10 @@ def _guard(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     """Add what happens around every request; the last one added is the outermost."""
     app.add_middleware(GZipMiddleware, minimum_size=8192)
     app.state.drain = Drain()
-    app.add_middleware(GuardAccess, tokens=tokens_of(settings), settings=settings)
+    tokens = tokens_of(settings)
+    if tokens is not None:
+        declare_tokens(app, settings)
+    app.add_middleware(GuardAccess, tokens=tokens, settings=settings)
     app.add_middleware(CapBodies, most=settings.max_body_bytes, seconds=settings.body_seconds)
     app.add_middleware(AnnounceDrain, drain=app.state.drain)
     app.add_middleware(GuardAnswers)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from feastrain.artifacts import MANIFEST, open_manifest
+from feastrain.artifacts import MANIFEST, named, open_manifest
 from feastrain.recipe import recipe_of
 
 if TYPE_CHECKING:
@@ -132,11 +132,12 @@ def _read(path: Path, manifest: dict[str, Any], recipe: Recipe) -> Evidence | No
 def _recipe_name(artifacts: Path, manifest: dict[str, Any]) -> str | None:
     """Return the name of the recipe that a backtest is of: that of its bundles."""
     for origin in manifest["forecasts"][-1:]:
-        if not (artifacts / "origins" / origin / MANIFEST).is_file():
+        path = named(artifacts / "origins", origin)
+        if not (path / MANIFEST).is_file():
             return None
-        bundle = open_manifest(artifacts / "origins" / origin)["bundle"]
-        if (artifacts / "bundles" / bundle / MANIFEST).is_file():
-            text = (artifacts / "bundles" / bundle / "lineage.json").read_text()
+        bundle = named(artifacts / "bundles", open_manifest(path)["bundle"])
+        if (bundle / MANIFEST).is_file():
+            text = (bundle / "lineage.json").read_text()
             return recipe_of(json.loads(text)).name
     return None
 

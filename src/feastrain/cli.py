@@ -64,16 +64,43 @@ SeedOption = Annotated[int, typer.Option(help="What the synthetic twin is drawn 
 
 
 @app.command()
-def init(
+def init(  # noqa: PLR0913 - each argument is an option of the command line
     directory: Annotated[Path, typer.Argument(help="Folder to make.")] = Path("demand"),
     data: DataOption = None,
     seed: SeedOption = 0,
+    repo: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="A Feast repo of yours to forecast from.", metavar="FEAST_REPO"
+        ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="With --from: what to forecast.", metavar="SOURCE.COLUMN"),
+    ] = None,
+    service: Annotated[
+        str | None, typer.Option(help="With --from: which feature service.", metavar="NAME")
+    ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a project: the retail demand application, with its raw tables."""
-    project = Project.init(directory, data or _walmart_dir(), seed)
-    _show({"project": str(project.root), **project.raw_facts()}, as_json=as_json)
+    """Make a project: the retail demand application, or one on a Feast repo of yours."""
+    if repo is None:
+        if label is not None or service is not None:
+            message = "--label and --service go with --from FEAST_REPO"
+            raise UsageError(message)
+        project = Project.init(directory, data or _walmart_dir(), seed)
+        _show({"project": str(project.root), **project.raw_facts()}, as_json=as_json)
+        return
+    from feastrain.report import ask_for_label, show_guesses
+
+    choose = ask_for_label if sys.stdin.isatty() and not as_json else None
+    project, proposal = Project.adopt(directory, repo, label, service, choose)
+    if as_json:
+        guesses = [vars(guess) for guess in proposal.guesses]
+        _show({"project": str(project.root), "guesses": guesses}, as_json=True)
+    else:
+        show_guesses(proposal.guesses, project.root)
 
 
 @app.command()

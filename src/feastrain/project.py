@@ -18,11 +18,13 @@ from feastrain.opened import CANDIDATE, shown
 from feastrain.submission import Submission
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from feast import FeatureStore
 
+    from feastrain.adopt.candidates import Candidate
+    from feastrain.adopt.guessing import Proposal
     from feastrain.dataset.audit import Audited
     from feastrain.dataset.snapshot import Snapshot
     from feastrain.dataset.verdict import Verdict
@@ -55,6 +57,37 @@ class Project(Submission, Delivery):
             facts = scaffold(path, Path(data).resolve() if data is not None else None, seed)
             current.made(**facts, path=shown(path))
         return cls(path)
+
+    @classmethod
+    def adopt(
+        cls,
+        root: Path | str,
+        repo: Path | str,
+        label: str | None = None,
+        service: str | None = None,
+        choose: Callable[[Sequence[Candidate]], str] | None = None,
+    ) -> tuple[Project, Proposal]:
+        """Make a project folder that forecasts from a Feast repo that is there already.
+
+        Args:
+            root: a folder that does not exist yet, or is empty.
+            repo: the Feast repo, which is only read.
+            label: what to forecast, as `SOURCE.COLUMN`.
+            service: its feature service; by default that with most features that can be used.
+            choose: asked which candidate is the label, where none is given.
+
+        Returns:
+            The project, and what was guessed about it with the reason for each guess.
+        """
+        from feastrain.adopt import adopt
+        from feastrain.telemetry import stage
+
+        path = Path(root).resolve()
+        with stage("init", live=choose is None) as current:
+            proposal = adopt(path, Path(repo), label, service, choose)
+            views = len(proposal.views)
+            current.made(label=proposal.label.name, views=views, path=shown(path))
+        return cls(path), proposal
 
     def features(self, recipe: str | Path) -> FeatureStore:
         """Make the feature tables and apply the feature repo, and open the feature store."""

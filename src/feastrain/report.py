@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.prompt import IntPrompt
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
+    from feastrain.adopt.candidates import Candidate
+    from feastrain.adopt.reading import Guess
     from feastrain.dataset.audit import AuditReport
     from feastrain.dataset.diff import Change, Difference
     from feastrain.dataset.drift import Drift
@@ -59,6 +63,31 @@ def show_leaderboard(result: Backtest) -> None:
     for system in result.missing:
         console.print(f"{system} is not installed: pip install 'feastrain[baselines]'")
     console.print(f"report: {result.page}", markup=False)
+
+
+def ask_for_label(candidates: Sequence[Candidate]) -> str:
+    """Show what could be forecast, and ask which of it is to be."""
+    table = Table(title="What could be forecast", title_style="bold")
+    for heading in ("", "column", "why"):
+        table.add_column(heading)
+    for number, candidate in enumerate(candidates, 1):
+        _add_row(table, str(number), candidate.name, candidate.why)
+    _console().print(table)
+    number = IntPrompt.ask("Forecast", choices=[str(n + 1) for n in range(len(candidates))])
+    return candidates[number - 1].name
+
+
+def show_guesses(guesses: Sequence[Guess], root: Path) -> None:
+    """Print what each part of a Feast repo was taken for, and why."""
+    table = Table(title="What was guessed, and why", title_style="bold")
+    for heading in ("what", "taken as", "because"):
+        table.add_column(heading)
+    for guess in guesses:
+        _add_row(table, guess.what, guess.taken, guess.why)
+    console = _console()
+    console.print(table)
+    console.print(f"Read {root / 'recipes' / 'mlp.yaml'} and correct it, then:", markup=False)
+    console.print(f"  feastrain build mlp -C {root}", markup=False)
 
 
 def _band_table(result: Backtest) -> Table:

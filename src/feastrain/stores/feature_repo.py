@@ -22,7 +22,8 @@ with warnings.catch_warnings():
     from feast import FeatureStore
     from feast.errors import FeastError
     from feast.repo_config import FeastConfigError
-    from feast.repo_operations import apply_total, get_repo_files
+    from feast.repo_contents import RepoContents
+    from feast.repo_operations import apply_total, get_repo_files, parse_repo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,40 @@ def open_store(repo: Path) -> FeatureStore:
     except (ValueError, TypeError, ImportError, OSError, FeastConfigError, FeastError) as error:
         message = f"{repo / 'feature_store.yaml'} is refused by Feast: {_one_line(error)}"
         raise ProjectError(message) from error
+
+
+def read_definitions(repo: Path) -> RepoContents:
+    """Return what the repo's files define, or its registry where it has none; changes nothing.
+
+    Raises:
+        ProjectError: no such repo, or a file of it cannot be run.
+    """
+    if not (repo / "feature_store.yaml").is_file():
+        message = f"{repo} is no Feast repo: it has no feature_store.yaml"
+        raise ProjectError(message)
+    if not get_repo_files(repo):
+        return _registered(open_store(repo))
+    try:
+        with _importable(repo), quiet_offline_store(), contextlib.redirect_stdout(io.StringIO()):
+            return parse_repo(repo.resolve())
+    except Exception as error:  # the repo's files are the user's code and may raise anything
+        message = f"{repo} cannot be read: {type(error).__name__}: {_one_line(error)}"
+        raise ProjectError(message) from error
+
+
+def _registered(store: FeatureStore) -> RepoContents:
+    with quiet_offline_store():
+        return RepoContents(
+            projects=[],
+            data_sources=store.list_data_sources(),
+            entities=store.list_entities(),
+            feature_views=store.list_batch_feature_views(),
+            on_demand_feature_views=store.list_on_demand_feature_views(),
+            stream_feature_views=store.list_stream_feature_views(),
+            label_views=store.list_label_views(),
+            feature_services=store.list_feature_services(),
+            permissions=[],
+        )
 
 
 def apply_repo(repo: Path, stamp: Path) -> bool:

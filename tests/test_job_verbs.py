@@ -27,7 +27,7 @@ def told(*words: str, code: int = 0) -> str:
 
 
 def test_a_dry_run_shows_what_each_node_runs(demand: Project) -> None:
-    """Two nodes share out the recipe's two processes; the lines can be run by hand."""
+    """One process on each of two nodes; the lines can be run by hand."""
     shown = told("train", "smoke", "-C", str(demand.root), "--nodes", "2", "--dry-run")
     nodes = [shlex.split(line) for line in shown.splitlines()]
     assert ["0", "1"] == [line[line.index("--node-rank") + 1] for line in nodes]

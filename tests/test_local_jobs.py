@@ -15,9 +15,10 @@ import pytest
 
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import DataError, FeastrainError, InterruptedRun, UsageError
+from feastrain.jobs.backends import run_request
 from feastrain.jobs.job import Gang
 from feastrain.jobs.local import LocalJobs
-from feastrain.jobs.record import NOTES, alone_in, is_held, note, noting_the_end, send
+from feastrain.jobs.record import NOTES, Request, alone_in, is_held, note, noting_the_end, send
 from feastrain.jobs.train import Run, train
 from feastrain.recipe import load_recipe
 from gangs import processes_of, same_weights, until
@@ -47,13 +48,20 @@ def artifacts(tmp_path: Path) -> Iterator[Path]:
         until(lambda folder=folder: not processes_of(folder), "the end of a job", 10)
 
 
-def prepared(recipe: Path, snapshot: Snapshot, artifacts: Path, gang: Gang | None = None) -> Run:
+def prepared(
+    recipe: Path,
+    snapshot: Snapshot,
+    artifacts: Path,
+    gang: Gang | None = None,
+    *,
+    fresh: bool = False,
+) -> Run:
     """Return a run that is ready to be sent."""
     asked = load_recipe(recipe)
     run = Run.of(asked, snapshot, artifacts)
     run.prepare(recipe)
     gang = gang or Gang.of(asked.training)
-    run.request(artifacts / "bundles" / asked.name, gang).save(run.folder)
+    run.request(artifacts / "bundles" / asked.name, gang, fresh=fresh).save(run.folder)
     return run
 
 
@@ -74,9 +82,12 @@ def saved(run: Run) -> bool:
 def test_two_nodes_end_in_the_weights_of_one_whatever_befalls_them(
     quiet: Path, snapshot: Snapshot, tmp_path: Path, artifacts: Path
 ) -> None:
-    """An agent killed, the job stopped without a process left, and started again."""
+    """An agent killed, the job stopped without a process left, and resumed.
+
+    That it was asked to start over holds for its first start alone.
+    """
     jobs = LocalJobs(artifacts)
-    run = prepared(tiny_recipe(tmp_path, EPOCHS), snapshot, artifacts, Gang(2, 1))
+    run = prepared(tiny_recipe(tmp_path, EPOCHS), snapshot, artifacts, Gang(2, 1), fresh=True)
     name = jobs.submit(run.folder)
     assert "Created" == jobs.get(name).state
     until(lambda: saved(run), "a second checkpoint")
@@ -92,13 +103,35 @@ def test_two_nodes_end_in_the_weights_of_one_whatever_befalls_them(
     assert "Suspended" == jobs.get(name).state
     with pytest.raises(InterruptedRun, match="was stopped; `feastrain train tiny` goes on"):
         jobs.wait(name)
-    assert name == jobs.submit(run.folder)
+    jobs.resume(name)
     assert "Complete" == jobs.wait(name, 120).state
     assert same_weights(quiet, run.bundle)
     assert run.bundle == (artifacts / "bundles" / "tiny").resolve()
     lines = list(jobs.logs(name))
-    assert any('"event": "resumed"' in line for line in lines)
+    assert 2 == sum('"event": "resumed"' in line for line in lines)
     assert not any('"event": "epoch"' in line for line in jobs.logs(name, 1))
+
+
+@pytest.mark.parametrize("made_by", ["epoch-{}.safetensors", "trees-{}.txt"])
+def test_a_member_of_an_ensemble_that_goes_on_is_a_run_that_does(
+    made_by: str, tmp_path: Path, snapshot: Snapshot
+) -> None:
+    """Ranks that die, but each time leave a model's new checkpoint, are started again."""
+    recipe = tiny_recipe(tmp_path, training="restarts: 1")
+    run = prepared(recipe, snapshot, tmp_path, fresh=True)
+    anew = []
+
+    def start(arguments: list[str], folder: Path, _: Gang) -> dict[int, int]:
+        anew.append("--fresh" in arguments)
+        if len(anew) > 3:
+            return {}
+        made = folder / "member-1" / made_by.format(len(anew))
+        made.parent.mkdir(exist_ok=True)
+        made.touch()
+        return {0: -signal.SIGKILL}
+
+    run_request(Request.load(run.folder), run.folder, start)
+    assert [True, False, False, False] == anew
 
 
 def _command_of(pid: int) -> str:
@@ -343,6 +376,26 @@ def test_kubeflows_container_backend_trains(
     assert '"stage": "fit"' in (run.folder / "node-0.log").read_text()
     assert ({}, {}) == (containers.running, containers.networks)
     assert [] == list((tmp_path / ".kubeflow" / "trainer" / "containers").iterdir())
+
+
+def test_checkpoints_of_all_models_come_out_of_a_container(
+    snapshot: Snapshot, tmp_path: Path
+) -> None:
+    """Those of an ensemble's members too; and what the last run needed, and had to say."""
+    container = pytest.importorskip("feastrain.jobs.container", reason="the extra `jobs` is absent")
+    run = prepared(tiny_recipe(tmp_path), snapshot, tmp_path / "artifacts")
+    fitted = ("epoch-0001.safetensors", "member-1/refit/epoch-0002.safetensors", "trees-0.txt")
+    left = (*fitted, "usage.json", "failure.txt")
+    for name in left:
+        made = tmp_path / "containers" / "run" / name
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.write_text("theirs")
+    for name in (fitted[0], "usage.json"):
+        (run.folder / name).write_text("ours")
+    container._fetch(tmp_path / "containers", Request.load(run.folder), run.folder)
+    kept = [(run.folder / name).read_text() for name in left]
+    assert ["ours", "theirs", "theirs", "theirs", "theirs"] == kept
+    assert not (tmp_path / "containers").exists()
 
 
 def test_a_rank_in_a_container_leaves_its_exit_code(tmp_path: Path) -> None:

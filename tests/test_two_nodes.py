@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from feastrain.jobs.cluster import Size, job_name, render
+from feastrain.jobs.job import Gang
 from feastrain.jobs.train import Run, train
 from feastrain.recipe import load_recipe
 from feastrain.settings import Cluster
@@ -29,10 +30,11 @@ Node = subprocess.Popen[bytes]
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle that this machine makes by itself, in two ranks."""
+    """The bundle of `train --on here --nodes 2`."""
     require_namespaces()
     folder = tmp_path_factory.mktemp("here")
-    return train(tiny_recipe(folder, EPOCHS), tiny_snapshot(folder), folder / "artifacts").path
+    recipe, snapshot = tiny_recipe(folder, EPOCHS), tiny_snapshot(folder)
+    return train(recipe, snapshot, folder / "artifacts", gang=Gang(2, 1)).path
 
 
 @pytest.fixture

@@ -104,8 +104,7 @@ def _started(lines: list[list[str]], folder: Path) -> Iterator[list[subprocess.P
     try:
         for node, (python, dash, module, *rest) in enumerate(lines):
             command = [python, dash, module, "--launcher", str(os.getpid()), *rest]
-            with log_of(folder, node).open("ab") as log:
-                told = log if node else None
+            with log_of(folder, node).open("ab") if node else contextlib.nullcontext() as told:
                 # Of their own sessions: Ctrl-C asks them to stop once, through this process.
                 agents.append(
                     subprocess.Popen(  # noqa: S603 - ours

@@ -21,7 +21,7 @@ from feastrain.jobs.record import note
 from feastrain.recipe import load_recipe
 from feastrain.settings import load_settings
 from feastrain.telemetry import say
-from feastrain.training.shutdown import FAILURE
+from feastrain.training.files import FAILURE, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,16 +79,16 @@ def run_request(request: Request, folder: Path, start: Start = start_here) -> No
     earlier = load_settings().restarts
     most_restarts = load_recipe(folder / "recipe.yaml").training.restarts
     with _until_stopped(), _environment(MALLOC):
-        first = saved = _saved(folder)
+        first = saved = fitted(folder)
         used = 0
         note(folder, "Started")
         for restarts in itertools.count(earlier):
-            anew = ["--fresh"] if request.fresh and _saved(folder) == first else []
+            anew = ["--fresh"] if request.fresh and fitted(folder) == first else []
             with _environment({"FEASTRAIN_RESTARTS": str(restarts)}, instead=True):
                 died = _run_once([*request.arguments(folder), *anew], folder, request.gang, start)
             if died is None:
                 return
-            saved, used = (now := _saved(folder)), used if now == saved else 0
+            saved, used = (now := fitted(folder)), used if now == saved else 0
             if used == most_restarts:
                 raise FeastrainError(_given_up(died, used))
             used += 1
@@ -162,11 +162,6 @@ def _given_up(died: str, restarts: int) -> str:
         f"training failed: {died}{after}; its last lines are above; "
         "the same command resumes from the last checkpoint"
     )
-
-
-def _saved(folder: Path) -> set[str]:
-    """Return the names of the checkpoints of a run."""
-    return {path.name for path in folder.glob("*.safetensors")}
 
 
 @contextlib.contextmanager

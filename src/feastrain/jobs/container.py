@@ -30,7 +30,7 @@ from feastrain.jobs.launch import adopted, launch
 from feastrain.jobs.portable import train_rank
 from feastrain.jobs.record import Request
 from feastrain.settings import load_cluster, load_settings
-from feastrain.training.shutdown import FAILURE
+from feastrain.training.files import FAILURE, USAGE, fitted
 
 if TYPE_CHECKING:
     from feastrain.jobs.job import Gang
@@ -101,14 +101,17 @@ def _fill(workdir: Path, request: Request, folder: Path) -> None:
 def _fetch(workdir: Path, request: Request, folder: Path) -> None:
     """Copy back what the ranks made, and drop their copies."""
     made = workdir / RUN
-    for path in [*made.glob("*.safetensors"), *made.glob(FAILURE)]:
-        if not (folder / path.name).exists():
-            unfinished = folder / f".{path.name}"
-            shutil.copyfile(path, unfinished)
-            unfinished.rename(folder / path.name)
+    told = [Path(name) for name in (FAILURE, USAGE) if (made / name).is_file()]
+    for path in [*(fitted(made) - fitted(folder)), *told]:
+        kept = folder / path
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = kept.with_name(f".{path.name}")
+        shutil.copyfile(made / path, unfinished)
+        unfinished.rename(kept)
     bundle, final = workdir / BUNDLE, Path(request.bundle)
     if is_published(bundle) and not is_published(final):
         unfinished = final.with_name(f".{final.name}.fetched")
+        shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(bundle, unfinished)
         open_manifest(unfinished)
         unfinished.rename(final)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from feastrain.errors import BY_CODE, FeastrainError, InterruptedRun, UsageError
@@ -192,6 +193,7 @@ class LocalJobs:
             recipe = _job(folder).recipe
             message = f"the job {name} was run in the foreground: `feastrain train {recipe}`"
             raise UsageError(message)
+        replace(Request.load(folder), fresh=False).save(folder)
         self.submit(folder)
 
     def delete(self, name: str) -> None:

@@ -9,7 +9,8 @@ from feastrain.artifacts import MANIFEST
 from feastrain.jobs.memory import TrainingRows, need_of_rank
 from feastrain.jobs.sizing import Measured, work_seconds
 from feastrain.recipe import load_recipe, with_values
-from feastrain.training.usage import USAGE, Usage
+from feastrain.training.files import USAGE
+from feastrain.training.usage import Usage
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from feastrain.artifacts import file_digest
 from feastrain.errors import FeastrainError, UsageError
 from feastrain.telemetry import say
+from feastrain.training.files import CHECKPOINTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEEP = 3
-FILES = "epoch-*.safetensors"
 """How many of the newest are kept, besides those that hold the best weights of one of them."""
 NAME = re.compile(r"epoch-(\d+)-(\d+)-([0-9a-f]{16})\.safetensors")
 
@@ -220,7 +220,7 @@ def discard(folder: Path) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob(FILES) if NAME.fullmatch(path.name)]
+    found = [path for path in folder.glob(CHECKPOINTS) if NAME.fullmatch(path.name)]
     return sorted(found, reverse=True)
 
 

@@ -12,6 +12,7 @@ from feastrain.training import checkpoint as checkpoints
 from feastrain.training.boosting import Boosting
 from feastrain.training.checkpoint import Saver
 from feastrain.training.encoding import Labelled, Part, encode, fit_encoder, memory_share
+from feastrain.training.files import BOOSTERS
 from feastrain.training.finite import naming_rows
 from feastrain.training.fit import Fit
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from feastrain.training.distributed import Ranks
     from feastrain.training.observer import Observer
     from feastrain.training.shutdown import StopRequest
-
-
-BOOSTERS = "*trees-*.txt"
 
 
 @dataclass
@@ -121,11 +119,6 @@ class Members:
                 fit.epoch(self.stop, self.observer, saver)
         self.epochs += fit.at.epoch
         return fit
-
-
-def is_begun(folder: Path) -> bool:
-    """Return whether an earlier run has fitted anything."""
-    return any(next(folder.rglob(kind), None) for kind in (checkpoints.FILES, BOOSTERS))
 
 
 def discard(folder: Path) -> None:

@@ -30,9 +30,10 @@ from feastrain.recipe import Recipe, load_recipe
 from feastrain.settings import Settings, load_settings
 from feastrain.telemetry import Stage, bind, log_as_lines, say, stage
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
-from feastrain.training.members import Members, discard, is_begun
+from feastrain.training.files import FAILURE, fitted
+from feastrain.training.members import Members, discard
 from feastrain.training.observer import About
-from feastrain.training.shutdown import FAILURE, StopRequest, listening
+from feastrain.training.shutdown import StopRequest, listening
 from feastrain.training.usage import Usage, peaks
 from feastrain.training.watching import watching
 from feastrain.version import __version__
@@ -76,7 +77,7 @@ def run(  # noqa: PLR0913 - what torchrun's command line says, and this rank
         about = About(recipe, snapshot, folder, bundle, here.world_size, fresh)
         with watching(about, settings, progress, watchers, leads=here.leads) as observer:
             members = Members(recipe, snapshot, folder, here, stop, observer, progress)
-            resumed, started = is_begun(folder), time.monotonic()
+            resumed, started = bool(fitted(folder)), time.monotonic()
             encoder = members.fit()
             seconds = None if resumed else time.monotonic() - started
             if here.leads:

@@ -1,4 +1,4 @@
-"""How ranks leave: a flag that they look at together between two steps, and a last line."""
+"""Being asked to stop: a flag that ranks look at together between two steps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
-
-FAILURE = "failure.txt"
-"""Where a run's launcher finds the one line that a failing rank had to say."""
 
 
 class StopRequest:

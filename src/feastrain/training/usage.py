@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from feastrain.artifacts import write_json
+from feastrain.training.files import USAGE
 
 if TYPE_CHECKING:
     from feastrain.training.distributed import Ranks
-
-USAGE = "usage.json"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,7 +23,9 @@ from feast.types import Float64, Int64, String
 
 from feast_repos import ASOF, START, history, hours, make_store
 from feastrain.errors import DataError, FeastrainError, UsageError
+from feastrain.stores.asof import postgres
 from feastrain.stores.feature_repo import quiet_offline_store
+from online_stores import stopped
 from test_asof_store import FEATURES, PRICES, ROWS, SALES, UNITS, WARMTH, WEATHER
 
 if TYPE_CHECKING:
@@ -170,6 +174,22 @@ def test_connections_are_few_and_come_back(store: FeatureStore, server: dict[str
     assert UNITS == history(store, pa.table(ROWS), FEATURES)["units"].to_pylist()
 
 
+def test_a_server_that_is_stopped_is_waited_for_in_vain_only_so_long(
+    store: FeatureStore, server: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sockets are open and silent: one line says so. When it goes on, it answers."""
+    monkeypatch.setattr(postgres, "CONNECT_SECONDS", 1)
+    soon = {"statement_seconds": 0.5, "retry_seconds": 0.1}
+    impatient = make_store(tmp_path, [shop, item, *store.list_feature_views()], server | soon)
+    assert UNITS == history(impatient, pa.table(ROWS), FEATURES)["units"].to_pylist()
+    with stopped(Path(server["host"]).parent):
+        started = time.monotonic()
+        with pytest.raises(FeastrainError, match=r"^PostgreSQL at .* was silent for 2.5 s$"):
+            history(impatient, pa.table(ROWS), FEATURES)
+        assert time.monotonic() - started < 8
+    assert UNITS == history(impatient, pa.table(ROWS), FEATURES)["units"].to_pylist()
+
+
 def test_a_server_that_is_away_is_named(
     store: FeatureStore, server: dict[str, Any], tmp_path: Any
 ) -> None:
@@ -177,7 +197,7 @@ def test_a_server_that_is_away_is_named(
     away = make_store(
         tmp_path,
         [shop, item, *store.list_feature_views()],
-        server | {"host": "127.0.0.1", "port": 1},
+        server | {"host": "127.0.0.1", "port": 1, "retry_seconds": 0.3},
     )
     with pytest.raises(
         FeastrainError, match=r"PostgreSQL at 127.0.0.1:1/offline cannot be reached"

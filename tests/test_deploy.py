@@ -107,7 +107,7 @@ def test_no_container_may_do_more_than_it_must(overlay: str) -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         } == own, workload.name
-        kinds = {key for volume in workload.pod["volumes"] for key in volume} - {"name"}
+        kinds = {key for volume in workload.pod.get("volumes", []) for key in volume} - {"name"}
         assert kinds <= {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & workload.pod.keys()
 

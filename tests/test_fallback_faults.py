@@ -436,3 +436,64 @@ def sentinel_of(redis: Redis, config: Path) -> subprocess.Popen[bytes]:
         except client.RedisError:
             time.sleep(0.1)
     return process
+
+
+def test_a_commit_that_no_standby_confirmed_is_no_success(
+    tmp_path: Path, server: dict[str, Any]
+) -> None:
+    """Where somebody cancels the wait for a standby, PostgreSQL tells the client all went well."""
+    import psycopg
+
+    store = impatient(tmp_path, server)
+    address = {"host": server["host"], "user": server["user"], "dbname": "postgres"}
+    over = threading.Event()
+    with psycopg.connect(**address, autocommit=True) as beside:
+
+        def cancel() -> None:
+            waits = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event='SyncRep'"
+            while not over.wait(0.1):
+                beside.execute(waits)
+
+        beside.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        beside.execute("SELECT pg_reload_conf()")
+        time.sleep(0.2)
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
+        try:
+            with pytest.raises(FeastrainError, match=r"no standby confirmed the commit in time$"):
+                push(store, 1)
+        finally:
+            over.set()
+            canceller.join()
+            beside.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            beside.execute("SELECT pg_reload_conf()")
+    push(store, 2)
+    store.teardown()
+    online_store_of(store).close()
+
+
+def test_a_write_waits_for_a_paused_redis_no_longer_than_a_read(
+    tmp_path: Path, server: dict[str, Any], redis: Redis
+) -> None:
+    """It asks for a sign of life first; without one, its rows are PostgreSQL's to answer."""
+    store = opened_on(tmp_path, server, {"type": "redis", "connection_string": redis.address})
+    push(store, 0)
+    with redis.paused():
+        started = time.monotonic()
+        push(store, 1)
+        assert time.monotonic() - started < 2.0  # `write_seconds` is 5
+    store.teardown()
+    online_store_of(store).close()
+
+
+def test_another_run_of_redis_takes_no_row(store: FeatureStore, redis: Redis) -> None:
+    """A connection may still lead to a master that was deposed: its rows are not taken as told."""
+    import redis as client
+
+    primary = online_store_of(store).tiers(store.config)._primary
+    row = bytes(24)
+    with pytest.raises(client.ResponseError, match="ANOTHER run"):
+        primary.put([b"k"], [row], b"0123456789ab")
+    assert redis.client().get("k") is None
+    primary.put([b"k"], [row], primary.incarnation)
+    assert row == redis.client().get("k")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from feastrain.recipe import Recipe
 
-LIBRARIES = 410 << 20
+LIBRARIES = 430 << 20
 """Python, PyTorch, Arrow and what they reserve at once."""
 NETWORK = 90 << 20
 """What PyTorch loads and reserves once it computes."""

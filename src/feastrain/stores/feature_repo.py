@@ -14,6 +14,7 @@ import prometheus_client  # noqa: F401
 
 from feastrain.artifacts import file_digest, fingerprint, locked, write_json
 from feastrain.errors import ProjectError
+from feastrain.stores.registry import opened
 from feastrain.telemetry import say
 
 with warnings.catch_warnings():
@@ -38,12 +39,13 @@ def open_store(repo: Path) -> FeatureStore:
 
     Raises:
         ProjectError: no such repo, or Feast refuses its configuration.
+        FeastrainError: the registry does not answer.
     """
     if not (repo / "feature_store.yaml").is_file():
         message = f"{repo} is no Feast repo: it has no feature_store.yaml"
         raise ProjectError(message)
     try:
-        return FeatureStore(repo_path=str(repo))
+        return opened(lambda: FeatureStore(repo_path=str(repo)))
     except (ValueError, TypeError, ImportError, OSError, FeastConfigError, FeastError) as error:
         message = f"{repo / 'feature_store.yaml'} is refused by Feast: {_one_line(error)}"
         raise ProjectError(message) from error

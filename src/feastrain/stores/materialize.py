@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from feastrain.artifacts import fingerprint, write_json
 from feastrain.errors import UsageError
 from feastrain.stores.feature_repo import online_store_of, quiet_offline_store
+from feastrain.stores.registry import patiently
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,8 +47,9 @@ def materialize(
 
     Raises:
         UsageError: the online store holds later values; it cannot go back in time.
+        FeastrainError: a server is away for longer than a fail-over takes.
     """
-    done = [store.get_feature_view(name).most_recent_end_time for name in views]
+    done = patiently(lambda: [store.get_feature_view(n).most_recent_end_time for n in views])
     where = fingerprint(_where(store))
     now = {"as_of": as_of.isoformat(), "where": where, "state": fingerprint(state)}
     before: dict[str, str] = {}
@@ -85,13 +87,13 @@ def _written_by_column(
         return False
     from feastrain.stores.fallback.bulk import goes_by_column, write_view
 
-    view = store.get_feature_view(name)
+    view = patiently(lambda: store.get_feature_view(name))
     if not goes_by_column(view):
         return False
     span = (BEGINNING, as_of)
     with quiet_offline_store():
         write_view(store, view, online.tiers(store.config), span, progress)
-    store.registry.apply_materialization(view, store.project, *span)
+    patiently(lambda: store.registry.apply_materialization(view, store.project, *span))
     return True
 
 

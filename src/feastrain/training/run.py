@@ -152,10 +152,19 @@ def main() -> None:
             paths = asked.folder, asked.bundle
             run(recipe, snapshot, *paths, here, stop, settings=settings, fresh=asked.fresh)
     except FeastrainError as error:
-        (asked.folder / FAILURE).write_text(f"{error}\n")
-        if asked.launcher is None:
+        if not _left_word(asked.folder, error) or asked.launcher is None:
             say(str(error))
         sys.exit(error.exit_code)
+
+
+def _left_word(folder: Path, error: FeastrainError) -> bool:
+    """Write why the run ends where the launcher looks, and tell whether that could be written."""
+    try:
+        (folder / FAILURE).write_text(f"{error}\n")
+    except OSError:  # the disk may be what failed
+        (folder / FAILURE).unlink(missing_ok=True)
+        return False
+    return True
 
 
 if __name__ == "__main__":

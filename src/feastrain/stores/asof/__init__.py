@@ -21,6 +21,7 @@ from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalMeta
 from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.utils import compute_non_entity_date_range
+from pydantic import PositiveFloat
 
 from feastrain.errors import UsageError
 from feastrain.stores.asof.frame import EntityFrame, read_frame
@@ -60,6 +61,12 @@ class AsofOfflineStoreConfig(PostgreSQLConfig):  # type: ignore[misc]
     ignore_created_timestamp: bool = False
     """Read a value as of its event timestamp even where it was created later, as Feast's own
     stores do; created timestamps then only break ties."""
+
+    statement_seconds: PositiveFloat = 600.0
+    """How long PostgreSQL works on one query at most; it is waited for a second longer."""
+
+    retry_seconds: PositiveFloat = 60.0
+    """How long a query is asked again where PostgreSQL went away: longer than a fail-over."""
 
     host: str | None = None
     database: str | None = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from feastrain.errors import DataError, FeastrainError, ProjectError, UsageError
+from feastrain.stores.deadline import LateError, within
+from feastrain.stores.retries import Budget, again, one_line
 
 try:
     import adbc_driver_manager
@@ -24,12 +26,16 @@ except ImportError as error:
     raise ProjectError(MESSAGE) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from feastrain.stores.asof.source import Positions, Sink, Window, WriteMode
 
+T = TypeVar("T")
+
 POOL_WAIT_SECONDS = 30.0
-CONNECT_SECONDS = 10
+CONNECT_SECONDS = 3
+LASTING = ("authentication failed", "does not exist", "pg_hba.conf")
+"""What a server says that no waiting changes; the driver gives no code for it."""
 TLS_KEYS = {"sslkey": "sslkey_path", "sslcert": "sslcert_path", "sslrootcert": "sslrootcert_path"}
 
 
@@ -88,16 +94,30 @@ class PostgresTable:
         return 0
 
 
+class ServerAwayError(FeastrainError):
+    """The server cannot be reached, or went away; it may be there again in a moment."""
+
+
 def fetch(config: Any, statement: str) -> pa.Table:
-    """Return what a query yields, in one binary COPY.
+    """Return what a query yields, in one binary COPY; asked again where the server went away.
 
     Raises:
         DataError: the server refuses the query.
-        FeastrainError: the server cannot be reached, or no connection is free.
+        FeastrainError: the server cannot be reached for `retry_seconds`, is silent for
+            `statement_seconds`, or no connection is free.
     """
-    with _cursor(config) as cursor:
-        cursor.execute(statement)
-        return _plain(cursor.fetch_arrow_table())
+
+    def work() -> pa.Table:
+        with _cursor(config) as cursor:
+            cursor.execute(statement)
+            return _plain(cursor.fetch_arrow_table())
+
+    return again(
+        lambda: _in_time(config, work),
+        lambda error: isinstance(error, ServerAwayError),
+        Budget(config.retry_seconds),
+        _place(config),
+    )
 
 
 def write(config: Any, destination: Any, table: pa.Table, mode: WriteMode) -> None:
@@ -106,41 +126,61 @@ def write(config: Any, destination: Any, table: pa.Table, mode: WriteMode) -> No
     Raises:
         UsageError: the source is a query.
         DataError: the rows do not fit the table, or one stands where it was to be created.
+        FeastrainError: the server went away; the rows may be there nevertheless.
     """
     name = destination.get_table_query_string()
     if name.startswith("("):
         message = f"source {destination.name!r} is a query; only a table can be written to"
         raise UsageError(message)
     schema, _, bare = name.rpartition(".")
-    with _cursor(config) as cursor:
-        cursor.adbc_ingest(
-            bare.strip('"'), table, mode=mode, db_schema_name=schema.strip('"') or None
-        )
+
+    def work() -> None:
+        with _cursor(config) as cursor:
+            cursor.adbc_ingest(
+                bare.strip('"'), table, mode=mode, db_schema_name=schema.strip('"') or None
+            )
+
+    _in_time(config, work)
+
+
+def _in_time(config: Any, work: Callable[[], T]) -> T:
+    """Do something with the server, but wait no longer than connecting and a statement may take.
+
+    The server ends a statement itself, where it can; one that is stopped, its sockets open, cannot.
+    """
+    hosts = str(config.host).count(",") + 1
+    seconds = config.statement_seconds + CONNECT_SECONDS * hosts + 1.0
+    try:
+        return within(seconds, work)
+    except LateError as error:
+        message = f"{_place(config)} was silent for {seconds:g} s"
+        raise ServerAwayError(message) from error
 
 
 @contextlib.contextmanager
 def _cursor(config: Any) -> Iterator[Any]:
     """Lend a cursor of the server's pool; what it did is committed when the block ends well."""
-    address = f"PostgreSQL at {config.host}:{config.port}/{config.database}"
+    address = _place(config)
     try:
         connection = _pool(_conninfo(config), int(config.max_conn)).connect()
     except PoolTimeoutError as error:
         message = f"{address}: no connection is free after {POOL_WAIT_SECONDS:.0f} s; try again"
         raise FeastrainError(message) from error
     except adbc_driver_manager.Error as error:
-        message = f"{address} cannot be reached: {_one_line(error)}"
-        raise FeastrainError(message) from error
+        message = f"{address} cannot be reached: {one_line(error)}"
+        lasting = any(word in message for word in LASTING)
+        raise (FeastrainError if lasting else ServerAwayError)(message) from error
     try:
         with connection.cursor() as cursor:
             yield cursor
         connection.commit()
     except adbc_driver_manager.OperationalError as error:
         connection.invalidate()
-        message = f"{address} failed: {_one_line(error)}"
-        raise FeastrainError(message) from error
+        message = f"{address} failed: {one_line(error)}"
+        raise ServerAwayError(message) from error
     except adbc_driver_manager.Error as error:
         connection.rollback()
-        message = f"{address} refuses: {_one_line(error)}"
+        message = f"{address} refuses: {one_line(error)}"
         raise DataError(message) from error
     finally:
         connection.close()
@@ -170,6 +210,10 @@ def _ping(connection: Any, _record: object, _proxy: object) -> None:
         raise DisconnectionError from error
 
 
+def _place(config: Any) -> str:
+    return f"PostgreSQL at {config.host}:{config.port}/{config.database}"
+
+
 def _conninfo(config: Any) -> str:
     search_path = ",".join(dict.fromkeys([config.db_schema or config.user, "public"]))
     options = {
@@ -180,9 +224,12 @@ def _conninfo(config: Any) -> str:
         "password": config.password,
         "sslmode": config.sslmode,
         "connect_timeout": CONNECT_SECONDS,
+        # Of several hosts only the primary is sure to have what was committed.
+        "target_session_attrs": "read-write" if "," in str(config.host) else "any",
         "keepalives_idle": config.keepalives_idle,
         "application_name": "feastrain",
-        "options": f"-c search_path={search_path} -c TimeZone=UTC",
+        "options": f"-c search_path={search_path} -c TimeZone=UTC"
+        f" -c statement_timeout={int(config.statement_seconds * 1000)}",
         **{key: getattr(config, name) for key, name in TLS_KEYS.items()},
     }
     return make_conninfo("", **{key: value for key, value in options.items() if value is not None})
@@ -207,10 +254,6 @@ def _plain(table: pa.Table) -> pa.Table:
             column = pc.cast(text, pa.float64()) if number else text
             table = table.set_column(place, field.name, column)
     return table
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
 
 
 def _quoted(name: str) -> str:

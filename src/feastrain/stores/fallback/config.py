@@ -94,6 +94,9 @@ class PostgresFallback(FeastConfigBaseModel):  # type: ignore[misc] # Feast is n
     retry_seconds: PositiveFloat = 3.0
     """How long an operation that failed in passing is tried again, all waits counted."""
 
+    bulk_retry_seconds: PositiveFloat = 120.0
+    """The same for a chunk of a bulk write, which nobody waits for: longer than a fail-over."""
+
     def conninfo(self) -> str:
         """Return the connection string that libpq takes."""
         from psycopg.conninfo import make_conninfo
@@ -113,6 +116,7 @@ class PostgresFallback(FeastConfigBaseModel):  # type: ignore[misc] # Feast is n
             target_session_attrs=self.target_session_attrs,
             keepalives_idle=self.keepalives_idle,
             connect_timeout=self.connect_seconds,
+            application_name="feastrain-online",
         )
 
 

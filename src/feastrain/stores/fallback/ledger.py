@@ -9,16 +9,14 @@ writer was killed) does the same.
 
 from __future__ import annotations
 
-import random
 import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import stamina
-
 from feastrain.errors import FeastrainError
 from feastrain.stores.fallback.layout import Layout
+from feastrain.stores.retries import Budget, again, one_line
 
 if TYPE_CHECKING:
     import contextlib
@@ -30,7 +28,8 @@ T = TypeVar("T")
 
 LEASE_SECONDS = 30
 """How long a writer may take to tell the primary of one write."""
-RETRY_FIRST, RETRY_LONGEST = 0.02, 1.0
+MOST_ATTEMPTS = 6
+"""Times that what somebody waits for is begun."""
 TABLES = (
     "CREATE TABLE IF NOT EXISTS {views}"
     " (view TEXT PRIMARY KEY, generation BIGINT NOT NULL, version BIGINT NOT NULL)",
@@ -70,9 +69,13 @@ class Ledger(ABC):
     """What its client raises when it is away, or refuses."""
     missing: tuple[type[Exception], ...]
     """What its client raises when a table is missing."""
+    silences: tuple[type[Exception], ...] = ()
+    """What its client raises when it was waited for in vain: no reader waits for that twice."""
     clock: str
     """SQL for the server's time in seconds since 1970."""
     retry_seconds: float
+    bulk_retry_seconds: float | None = None
+    """How long a chunk of a bulk write, which nobody waits for, is tried again."""
 
     @abstractmethod
     def transaction(self) -> contextlib.AbstractContextManager[Any]:
@@ -126,7 +129,8 @@ class Ledger(ABC):
 
         Doing so twice leaves what doing it once does, so it is tried again where it fails.
         """
-        return self._retried(lambda: self._write(table, layout, keys, packed, chunk))
+        seconds = None if chunk is None else self.bulk_retry_seconds
+        return self._retried(lambda: self._write(table, layout, keys, packed, chunk), seconds)
 
     def _write(
         self,
@@ -168,19 +172,23 @@ class Ledger(ABC):
                 )
         return Written(token, generation, rows)
 
-    def settle(self, table: str, token: int, *, told: bool) -> int | None:
+    def settle(
+        self, table: str, token: int, *, told: bool, chunk: Chunk | None = None
+    ) -> int | None:
         """Strike out the note of a write.
 
         Args:
             table: the table that was written.
             token: the write's.
             told: whether the primary has the rows too.
+            chunk: the part of a bulk write that it was, if any.
 
         Returns:
             The new generation of the view, where the primary has not.
         """
         generation = None if told else secrets.randbits(62)
-        self._retried(lambda: self._settle(table, [token], generation))
+        seconds = None if chunk is None else self.bulk_retry_seconds
+        self._retried(lambda: self._settle(table, [token], generation), seconds)
         return generation
 
     def _settle(self, table: str, tokens: Sequence[int], generation: int | None) -> None:
@@ -230,7 +238,7 @@ class Ledger(ABC):
                 query = self._sql("SELECT chunk, digest FROM {chunks} WHERE view = %s")
                 return dict(run.execute(query, (table,)).fetchall())
 
-        return self._retried(work)
+        return self._retried(work, self.bulk_retry_seconds)
 
     def forget_chunks(self, table: str) -> None:
         """Note that a bulk write is finished."""
@@ -239,7 +247,7 @@ class Ledger(ABC):
             with self.transaction() as run:
                 run.execute(self._sql("DELETE FROM {chunks} WHERE view = %s"), (table,))
 
-        self._retried(work)
+        self._retried(work, self.bulk_retry_seconds)
 
     def create(self, tables: Sequence[str]) -> None:
         """Make the ledger and the tables of some views, where there are none."""
@@ -271,39 +279,19 @@ class Ledger(ABC):
         tables = {name: self.quoted(f"feastrain_online_{name}") for name in names}
         return statement.format(clock=self.clock, **tables)
 
-    def _retried(self, work: Callable[[], T]) -> T:
+    def _retried(self, work: Callable[[], T], seconds: float | None = None) -> T:
         """Do idempotent work, again where it failed in passing, within the budget."""
+        budget = Budget(self.retry_seconds, MOST_ATTEMPTS) if seconds is None else Budget(seconds)
+
+        def passes(error: Exception) -> bool:
+            waited = seconds is not None and isinstance(error, self.silences)
+            return waited or self.transient(error)
+
         try:
-            for attempt in stamina.retry_context(
-                on=_Backoff(self.transient), attempts=6, timeout=self.retry_seconds
-            ):
-                with attempt:
-                    return work()
+            return again(work, passes, budget, self.place)
         except self.missing as error:
-            message = f"{self.place} lacks a table ({_line(error)}); run `feast apply`"
+            message = f"{self.place} lacks a table ({one_line(error)}); run `feast apply`"
             raise FeastrainError(message) from error
         except self.failures as error:
-            message = f"{self.place} does not answer: {_line(error)}"
+            message = f"{self.place} does not answer: {one_line(error)}"
             raise FeastrainError(message) from error
-        raise AssertionError
-
-
-class _Backoff:
-    """Exponential waits with full jitter, on errors that pass.
-
-    (M. Brooker, Exponential Backoff and Jitter, 2015.)
-    """
-
-    def __init__(self, transient: Callable[[Exception], bool]) -> None:
-        self._transient = transient
-        self._tried = 0
-
-    def __call__(self, error: Exception) -> bool | float:
-        if not self._transient(error):
-            return False
-        self._tried += 1
-        return random.uniform(0, min(RETRY_LONGEST, RETRY_FIRST * 2**self._tried))  # noqa: S311 - no secret
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

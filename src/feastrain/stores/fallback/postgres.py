@@ -39,6 +39,10 @@ class SilentServerError(psycopg.OperationalError):
     """The server took a statement and did not answer in time."""
 
 
+class UnconfirmedCommitError(psycopg.OperationalError):
+    """The primary committed, and stopped waiting for a standby: a fail-over may lose it."""
+
+
 LASTING = (SilentServerError, errors.InvalidAuthorizationSpecification, errors.QueryCanceled)
 
 
@@ -51,6 +55,8 @@ class ImpatientConnection(psycopg.Connection[Any]):
 
     patience: float = 60.0
     """Seconds that one exchange with the server may take."""
+    unconfirmed = False
+    """Whether a commit was told of as done though no standby had it."""
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """Wait for the server as psycopg does, but no longer than the patience.
@@ -76,12 +82,14 @@ class PostgresLedger(Ledger):
 
     name = "postgres"
     failures = (psycopg.Error, PoolTimeout)
+    silences = (SilentServerError,)
     missing = (errors.UndefinedTable,)
     clock = "extract(epoch FROM now())::bigint"
 
     def __init__(self, config: PostgresFallback) -> None:
         self.place = f"PostgreSQL at {config.host}:{config.port}"
         self.retry_seconds = config.retry_seconds
+        self.bulk_retry_seconds = config.bulk_retry_seconds
         self._schema = config.db_schema
         self._read_seconds = config.read_seconds
         # The server ends a statement itself, where it can.
@@ -93,6 +101,7 @@ class PostgresLedger(Ledger):
             timeout=config.pool_seconds,
             max_lifetime=config.recycle_seconds,
             connection_class=ImpatientConnection,
+            configure=_heed,
             check=partial(_check, config.pool_seconds),
             reconnect_timeout=config.retry_seconds,
             name="feastrain-online",
@@ -102,13 +111,21 @@ class PostgresLedger(Ledger):
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[Any]]:
-        """Yield a connection whose statements are committed together."""
+        """Yield a connection whose statements are committed together.
+
+        Raises:
+            UnconfirmedCommitError: somebody ended the wait for the standby.
+        """
         with self._connection(self._write_seconds) as connection:
+            connection.unconfirmed = False
             try:
                 yield connection
             except errors.ReadOnlySqlTransaction:
                 connection.close()  # so that the pool looks for the primary anew
                 raise
+        if connection.unconfirmed:
+            message = "no standby confirmed the commit in time"
+            raise UnconfirmedCommitError(message)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[psycopg.Connection[Any]]:
@@ -184,6 +201,19 @@ class PostgresLedger(Ledger):
     def close(self) -> None:
         """Let go of connections."""
         self._pool.close()
+
+
+def _heed(connection: ImpatientConnection) -> None:
+    """Hear of commits that no standby has: to the client the server says that they went well.
+
+    (PostgreSQL, src/backend/replication/syncrep.c: a wait that is cancelled ends in a warning.)
+    """
+
+    def heard(told: psycopg.errors.Diagnostic) -> None:
+        if told.source_function == "SyncRepWaitForLSN":
+            connection.unconfirmed = True
+
+    connection.add_notice_handler(heard)
 
 
 def _check(patience: float, connection: ImpatientConnection) -> None:

@@ -32,8 +32,11 @@ local function newer(new, old)
   if new_event ~= old_event then return new_event > old_event end
   return new_version > old_version
 end
+if ARGV[2] ~= '-' and not redis.call('INFO', 'server'):find('run_id:' .. ARGV[2], 1, true) then
+  return redis.error_reply('ANOTHER run of the server than was asked')
+end
 for i, key in ipairs(KEYS) do
-  local new = ARGV[i + 1]
+  local new = ARGV[i + 2]
   local old = redis.call('GETRANGE', key, 0, 15)
   local writes
   if new == '' then writes = redis.call('EXISTS', key) == 0
@@ -41,7 +44,10 @@ for i, key in ipairs(KEYS) do
   if writes then redis.call('SET', key, new, 'PX', ARGV[1]) end
 end
 """
-"""Write rows, but over later ones; rows begin with the event and the number of their write."""
+"""Write rows, but over later ones; rows begin with the event and the number of their write.
+
+A connection may still lead to a master that was deposed: what it writes there, nobody reads.
+"""
 
 
 class Primary:
@@ -81,15 +87,21 @@ class Primary:
             found = self._reader.mget_nonatomic(keys) if self._many else self._reader.mget(keys)
         return found
 
-    def put(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> None:
-        """Write rows, but over later ones; an empty one only where nothing is known."""
+    def put(self, keys: Sequence[bytes], rows: Sequence[bytes], incarnation: bytes) -> None:
+        """Write rows, but over later ones; an empty one only where nothing is known.
+
+        Args:
+            keys: their keys.
+            rows: the rows.
+            incarnation: the run of the server that is to have them; another refuses.
+        """
         for group in self._together(keys):
             for start in range(0, len(group), KEYS_A_CALL):
                 part = group[start : start + KEYS_A_CALL]
                 lifetime = int(self._ttl_ms * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
                 self._script(
                     keys=[keys[index] for index in part],
-                    args=[lifetime, *(rows[index] for index in part)],
+                    args=[lifetime, incarnation, *(rows[index] for index in part)],
                 )
 
     def ping(self) -> None:
@@ -129,7 +141,12 @@ class Primary:
         options["redis_connect_func"] = self._connected
         if config.redis_type == "redis_sentinel":
             asked = {name: value for name, value in options.items() if name.startswith("ssl")}
-            asked["socket_timeout"] = seconds
+            # Whoever waits for the master's address waits for all Sentinels that are away.
+            asked |= {
+                "socket_timeout": config.deadline_seconds,
+                "socket_connect_timeout": config.deadline_seconds,
+                "retry": Retry(NoBackoff(), 0),
+            }
             sentinel = Sentinel(nodes, sentinel_kwargs=asked, **options)
             pool = SentinelConnectionPool(
                 config.sentinel_master,

@@ -102,7 +102,7 @@ class Tiers:
         """
         written = self.ledger.write(table, layout, keys, packed, chunk)
         told = self._primary is None or self._tell(table, written.generation, keys, written.rows)
-        renewed = self.ledger.settle(table, written.token, told=told)
+        renewed = self.ledger.settle(table, written.token, told=told, chunk=chunk)
         with self._lock:
             if renewed is not None:
                 self._renewals += 1
@@ -206,10 +206,9 @@ class Tiers:
             return False
         names = [(_name(table, generation), keys)]
         try:
-            if self._primary.incarnation == b"-":
-                self._primary.ping()
+            self._primary.ping()  # within a read's deadline: a write may wait for longer
             incarnation = self._primary.incarnation
-            self._primary.put(_keys(names, incarnation), rows)
+            self._primary.put(_keys(names, incarnation), rows, incarnation)
         except self._primary.errors as error:
             self._went(well=False)
             self._counters.failed("write", error)

@@ -275,7 +275,8 @@ def test_redis_is_spoken_to_in_tls(
 ) -> None:
     """Without TLS the same server does not answer."""
     primary = Primary(primary_at(redis_port, client, authority.path))
-    primary.put([b"key"], [b"row"])
+    primary.ping()  # tells the run of the server
+    primary.put([b"key"], [b"row"], primary.incarnation)
     assert [b"row"] == primary.get([b"key"])
     primary.close()
     once = Retry(NoBackoff(), 0)
@@ -339,6 +340,7 @@ def test_sentinels_are_asked_in_tls_too(
     ):
         told = primary_at(port, client, authority.path)
         primary = Primary(told.model_copy(update={"redis_type": "redis_sentinel"}))
-        primary.put([b"key"], [b"row"])
+        primary.ping()  # tells the run of the server
+        primary.put([b"key"], [b"row"], primary.incarnation)
         assert [b"row"] == primary.get([b"key"])
         primary.close()

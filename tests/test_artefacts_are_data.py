@@ -33,7 +33,9 @@ def is_pickle(path: Path) -> bool:
 def opened(path: Path) -> str:
     """Open a file by what it says it is, with a reader that runs nothing; return which."""
     kind = path.suffix
-    if kind == ".json":
+    if kind == ".jsonl":
+        [json.loads(line) for line in path.read_text().splitlines()]
+    elif kind == ".json":
         json.loads(path.read_text())
     elif kind == ".parquet":
         pq.read_schema(path)
@@ -48,7 +50,18 @@ def opened(path: Path) -> str:
 
 def test_every_artefact_is_data(demand: Project, looking_back: Project) -> None:
     """All files of two projects, checkpoints included, are of a few kinds, and open as such."""
-    plain = {".json", ".parquet", ".safetensors", ".onnx", ".html", ".yaml", ".txt", ".lock", ""}
+    plain = {
+        ".json",
+        ".parquet",
+        ".safetensors",
+        ".onnx",
+        ".html",
+        ".yaml",
+        ".txt",
+        ".jsonl",
+        ".lock",
+        "",
+    }
     kinds = set()
     for project in (demand, looking_back):
         files = [path for path in project.artifacts.rglob("*") if path.is_file()]

@@ -12,7 +12,6 @@ import tempfile
 import time
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -25,6 +24,7 @@ from redis.retry import Retry
 from certificates import HERE, Authority
 from feast_repos import START
 from feastrain.errors import FeastrainError
+from feastrain.stores.asof import AsofOfflineStoreConfig
 from feastrain.stores.asof.postgres import fetch
 from feastrain.stores.fallback.config import PostgresFallback, RedisPrimary
 from feastrain.stores.fallback.postgres import PostgresLedger
@@ -182,10 +182,10 @@ def ledger(config: dict[str, Any]) -> PostgresLedger:
     return PostgresLedger(PostgresFallback(**config, retry_seconds=0.1, pool_seconds=2.0))
 
 
-def offline(config: dict[str, Any]) -> Any:
-    """Return what the offline store reads of its configuration."""
-    kept = {"sslcert_path": None, "sslkey_path": None, "sslrootcert_path": None}
-    return SimpleNamespace(**kept | config, db_schema="public", keepalives_idle=10, max_conn=1)
+def offline(config: dict[str, Any]) -> AsofOfflineStoreConfig:
+    """Return the configuration of an offline store that does not ask twice."""
+    given = {"db_schema": "public", "max_conn": 1, "retry_seconds": 0.1}
+    return AsofOfflineStoreConfig.model_validate(given | config)
 
 
 @needs_redis
@@ -275,7 +275,7 @@ def test_redis_is_spoken_to_in_tls(
 ) -> None:
     """Without TLS the same server does not answer."""
     primary = Primary(primary_at(redis_port, client, authority.path))
-    primary.ping()  # tells the run of the server
+    primary.ping()
     primary.put([b"key"], [b"row"], primary.incarnation)
     assert [b"row"] == primary.get([b"key"])
     primary.close()
@@ -340,7 +340,7 @@ def test_sentinels_are_asked_in_tls_too(
     ):
         told = primary_at(port, client, authority.path)
         primary = Primary(told.model_copy(update={"redis_type": "redis_sentinel"}))
-        primary.ping()  # tells the run of the server
+        primary.ping()
         primary.put([b"key"], [b"row"], primary.incarnation)
         assert [b"row"] == primary.get([b"key"])
         primary.close()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shutil
 import socket
 import sys
+import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -16,10 +18,16 @@ from rich.table import Table
 
 from feastrain.errors import FeastrainError
 from feastrain.project import Project
+from feastrain.settings import load_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from feast import FeatureStore
+
+    from feastrain.recipe import Recipe
+    from feastrain.settings import Settings
 
 PACKAGES = {
     "feast": ("retrieval and the online store", "pip install feastrain", False),
@@ -35,6 +43,8 @@ PACKAGES = {
     "kubeflow": ("jobs on Kubernetes", "pip install 'feastrain[jobs]'", True),
 }
 LEAST_FREE_BYTES = 2 << 30
+LOCAL = ("127.", "::1", "localhost")
+VERIFIED = ("verify-ca", "verify-full")
 
 
 @dataclass(frozen=True)
@@ -106,11 +116,9 @@ def _project(root: Path) -> Iterator[Finding]:
     except FeastrainError as error:
         yield Finding("settings", well=False, found=str(error), mend="correct the variable")
         return
-    with socket.socket() as probe:
-        free = probe.connect_ex((settings.host, settings.port)) != 0
-    yield Finding(
-        f"port {settings.port}", free, "free" if free else "in use", "serve --port N", optional=True
-    )
+    yield _artifacts(project)
+    yield from _cluster()
+    yield from _service(settings)
     recipes = sorted((project.root / "recipes").glob("*.yaml"))
     if not recipes:
         yield Finding(
@@ -120,6 +128,45 @@ def _project(root: Path) -> Iterator[Finding]:
     for path in recipes:
         yield _recipe(project, path)
     yield from _stores(project, str(recipes[0]))
+
+
+def _artifacts(project: Project) -> Finding:
+    """Look at whether stages can publish."""
+    folder = project.artifacts
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    well = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    found = "can be written to" if well else f"{existing} cannot be written to"
+    return Finding("artifacts", well, found, "correct FEASTRAIN_ARTIFACTS, or the folder's rights")
+
+
+def _cluster() -> Iterator[Finding]:
+    """Look at the settings of a cluster, which are read by its verbs alone."""
+    try:
+        load_cluster()
+    except FeastrainError as error:
+        yield Finding("cluster", well=False, found=str(error), mend="correct the variable")
+
+
+def _service(settings: Settings) -> Iterator[Finding]:
+    """Look at where `serve` would listen, and at who may ask."""
+    with socket.socket() as probe:
+        free = probe.connect_ex((settings.host, settings.port)) != 0
+    yield Finding(
+        f"port {settings.port}", free, "free" if free else "in use", "serve --port N", optional=True
+    )
+    if importlib.util.find_spec("fastapi") is None:
+        return
+    from feastrain.serving.access import tokens_of
+
+    try:
+        guarded = tokens_of(settings) is not None
+    except FeastrainError as error:
+        yield Finding("who may ask", well=False, found=str(error), mend="correct the tokens")
+        return
+    alone = settings.host.startswith(LOCAL)
+    found = "who has a token" if guarded else f"whoever reaches {settings.host}"
+    mend = "set FEASTRAIN_SERVE_TOKENS_FILE, or FEASTRAIN_HOST to 127.0.0.1"
+    yield Finding("who may ask", guarded or alone, found, mend)
 
 
 def _recipe(project: Project, path: Path) -> Finding:
@@ -147,14 +194,54 @@ def _stores(project: Project, recipe: str) -> Iterator[Finding]:
     yield Finding("feature store", well=True, found=f"project {store.project}")
     for what, (host, port) in endpoints(store).items():
         yield _endpoint(what, host, port)
-    trained = (project.artifacts / "bundles" / asked.name).exists()
-    yield Finding(
-        f"bundle of {asked.name}",
-        trained,
-        "trained" if trained else "not trained yet",
-        f"feastrain train {recipe}",
-        optional=True,
-    )
+    yield from _verified(store)
+    yield _online(project, store, asked, recipe)
+    yield _bundle(project, asked, recipe)
+
+
+def _verified(store: FeatureStore) -> Iterator[Finding]:
+    """Look at whether servers on other machines are asked who they are."""
+    config = store.config.online_store
+    for what, part in (
+        ("offline store", store.config.offline_store),
+        ("online store", getattr(config, "fallback", config)),
+    ):
+        host, mode = getattr(part, "host", None), getattr(part, "sslmode", None)
+        if host and mode not in VERIFIED and not str(host).startswith((*LOCAL, "/")):
+            found = f"{host} may be anybody: sslmode is {mode or 'require'}"
+            mend = "sslmode: verify-full and sslrootcert_path in feature_store.yaml"
+            yield Finding(f"{what}, TLS", well=False, found=found, mend=mend)
+
+
+def _online(project: Project, store: FeatureStore, asked: Recipe, recipe: str) -> Finding:
+    """Look at how old the features are that would be served."""
+    from feastrain.dataset.service import resolve_service
+
+    what, mend = "features online", f"feastrain materialize {recipe}"
+    try:
+        service = resolve_service(store, asked)
+        views = [*service.sources, *service.elsewhere]
+        ends = [store.get_feature_view(name).most_recent_end_time for name in views]
+    except FeastrainError as error:
+        return Finding(what, well=False, found=str(error), mend=f"feastrain build {recipe}")
+    if None in ends:
+        return Finding(what, well=False, found="never materialised", mend=mend, optional=True)
+    oldest = min(end for end in ends if end is not None)
+    most = project.settings.max_feature_age_seconds
+    fresh = most is None or time.time() - oldest.timestamp() <= most
+    return Finding(what, fresh, f"as of {oldest:%Y-%m-%d}", mend)
+
+
+def _bundle(project: Project, asked: Recipe, recipe: str) -> Finding:
+    """Look at what would be served: whether every byte is as it was published, and signed."""
+    what, mend = f"bundle of {asked.name}", f"feastrain train {recipe}"
+    if not project.bundle_pointer(recipe).exists():
+        return Finding(what, well=False, found="not trained yet", mend=mend, optional=True)
+    try:
+        bundle = project.bundle(recipe)
+    except FeastrainError as error:
+        return Finding(what, well=False, found=str(error), mend=f"{mend}, or sign it")
+    return Finding(what, well=True, found=bundle.fingerprint)
 
 
 def _endpoint(what: str, host: str, port: int) -> Finding:

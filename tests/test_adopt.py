@@ -1,7 +1,5 @@
 """A project on a Feast repo that is there already, from its definitions to a forecast."""
 
-import re
-import shlex
 import warnings
 from pathlib import Path
 
@@ -10,12 +8,12 @@ import pytest
 
 from feastrain import Project
 from feastrain.adopt.guessing import Proposal
-from feastrain.cli import main
 from feastrain.errors import ProjectError, UsageError
+from pages import DOCS, run_page
 from retail_repo import write_retail
 
 SALES = "data/sales.parquet.units"
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "use-my-feast-repo.md"
+PAGE = DOCS / "how-to" / "use-my-feast-repo.md"
 TRIPS = "driver_hourly_stats.avg_daily_trips"
 
 
@@ -45,27 +43,11 @@ def retail(grocer: Path) -> tuple[Project, Proposal]:
     return Project.adopt(grocer.parent / "forecast", grocer, SALES)
 
 
-def run_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the lines of a page's `sh` blocks: `cd FOLDER` and `feastrain VERB ...`."""
-    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
-        for line in block.splitlines():
-            program, *arguments = words = shlex.split(line, comments=True)
-            if program == "cd":
-                monkeypatch.chdir(arguments[0])
-                continue
-            assert program == "feastrain", line
-            monkeypatch.setattr("sys.argv", words)
-            with pytest.raises(SystemExit) as ended:
-                main()
-            assert ended.value.code == 0, line
-
-
 def forecast(project: Project) -> int:
     """Take a project to its forecasts and return how many there are."""
     recipe = project.root / "recipes" / "mlp.yaml"
     recipe.write_text(recipe.read_text().replace("epochs: 10", "epochs: 1"))
     project.train("mlp")
-    project.backtest("mlp")
     project.materialize("mlp")
     return len(pq.read_table(project.predict("mlp").path))
 

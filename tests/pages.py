@@ -1,0 +1,26 @@
+"""Pages of the documentation whose commands are run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from feastrain.cli import main
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def run_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the lines of a page's `sh` blocks: `cd FOLDER` and `feastrain VERB ...`."""
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            program, *arguments = words = shlex.split(line, comments=True)
+            if program == "cd":
+                monkeypatch.chdir(arguments[0])
+                continue
+            assert program == "feastrain", line
+            monkeypatch.setattr("sys.argv", words)
+            with pytest.raises(SystemExit) as ended:
+                main()
+            assert ended.value.code == 0, line

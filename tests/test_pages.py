@@ -1,0 +1,44 @@
+"""What the tutorial and the how-tos tell to type ends as they say."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from feastrain import Project
+from pages import DOCS, run_page
+
+
+def test_the_tutorial_ends_in_forecasts(
+    small_tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an empty folder; on small tables, for time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEASTRAIN_WALMART_DIR", str(small_tables))
+    run_page(DOCS / "tutorial" / "first-forecast.md", monkeypatch)
+    (forecasts,) = (tmp_path / "demand" / "artifacts" / "forecasts").glob("*/forecasts.parquet")
+    assert forecasts.is_file()
+
+
+def test_a_run_goes_on_in_the_background(
+    demand: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the name that it has."""
+    root = tmp_path / "demand"
+    shutil.copytree(demand.root, root, symlinks=True)
+    monkeypatch.chdir(root)
+    run_page(DOCS / "how-to" / "resume-a-run.md", monkeypatch)
+    jobs = Project(root).jobs()
+    (job,) = jobs.all()
+    assert "Complete" == jobs.wait(job.name, 120).state
+
+
+def test_a_candidate_is_promoted(
+    demand: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same recipe gives the same bundle, which is as good as itself."""
+    root = tmp_path / "demand"
+    shutil.copytree(demand.root, root, symlinks=True)
+    monkeypatch.chdir(root)
+    run_page(DOCS / "how-to" / "roll-back-a-model.md", monkeypatch)
+    assert demand.bundle("smoke").fingerprint == Project(root).bundle("smoke").fingerprint

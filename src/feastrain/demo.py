@@ -54,8 +54,7 @@ def run_demo(directory: Path, data: Path | None, recipe: str) -> Demo:
     source = str(project.raw_facts()["source"])
     say(f"Running on {source}.")
     result = project.backtest(recipe)
-    if not isinstance(project.recipe(recipe).backtest.origins, int):
-        project.train(recipe)  # Dates may all be of the past; what is served is of today.
+    project.train(recipe)  # What a backtest trained is not served; this is there already.
     project.materialize(recipe)
     forecast = project.predict(recipe)
     bundle = project.bundle(recipe)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -437,7 +436,7 @@ def promote(
     artifacts/bundles back.
     """
     compared = Project(project).promote(recipe, better_by)
-    _show({**asdict(compared), "promoted": compared.promotes}, as_json=as_json)
+    _show(compared.to_json(), as_json=as_json)
     if not compared.promotes:
         message = (
             f"the candidate stays out: WMAE {compared.candidate_wmae:,.1f}, and "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from feastrain.opened import Opened, shown
@@ -241,7 +240,7 @@ class Delivery(Opened):
             comparison = compare(candidate, served, self._snapshot_of(candidate), better_by)
             if comparison.promotes:
                 point(pointer, candidate.path)
-            current.made(promoted=comparison.promotes, **asdict(comparison))
+            current.made(**comparison.to_json())
         return comparison
 
     def forecaster(self, bundle: Bundle) -> Forecaster:

@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from feastrain.shown import Shown
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -33,7 +35,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Shown):
     """Every input that changed between two snapshots, and every outcome."""
 
     before: str

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from feastrain.dataset.verdict import EXAMPLES, Verdict
 from feastrain.errors import DataError
+from feastrain.shown import Shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +103,7 @@ class FeatureDrift:
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Shown):
     """Every common feature, worst first, and the features that only one side has."""
 
     features: tuple[FeatureDrift, ...]

@@ -18,6 +18,7 @@ from feastrain.dataset.spine import make_spine
 from feastrain.dataset.split import split_cutoffs
 from feastrain.dataset.transform import is_engineered
 from feastrain.errors import ProjectError
+from feastrain.shown import Shown
 from feastrain.stores.feature_repo import is_applied, open_store
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Shown):
     """What `build` would do."""
 
     recipe: str

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from feastrain.artifacts import open_manifest
 from feastrain.errors import ProjectError
 from feastrain.recipe import FeatureColumns
+from feastrain.shown import Shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ ROW_GROUP = 1 << 17
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Shown):
     """A published snapshot, verified when it was opened."""
 
     path: Path
@@ -70,6 +71,12 @@ class Snapshot:
     def labels(self) -> pa.Table:
         """Return every observed label: entities, event_timestamp, label, weight, event."""
         return pq.read_table(self.path / "labels.parquet")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what there is to say of it, as plain JSON values."""
+        said = ("rows", "series", "periods", "row_features", "known_features", "service", "audit")
+        about = {name: self.manifest[name] for name in said if name in self.manifest}
+        return {"fingerprint": self.fingerprint, "path": str(self.path), **about}
 
 
 def part_name(number: int) -> str:

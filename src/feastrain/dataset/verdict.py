@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from feastrain.errors import ExpectationError
+from feastrain.shown import Shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ EXAMPLES = 10
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Shown):
     """What one check found: `failures` of the `rows` it looked at, and a few of them.
 
     A check of a whole column or table (its type, its mean, its row count) looks at one thing

@@ -15,6 +15,7 @@ from feastrain.evaluation.forecasts import FILE, Forecasts, missing_systems
 from feastrain.evaluation.metrics import Scores
 from feastrain.evaluation.report_page import Report, as_page
 from feastrain.evaluation.tables import ALL, SPECIAL, STEP, score_table
+from feastrain.shown import Shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +62,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Backtest:
+class Backtest(Shown):
     """A published backtest: every system scored on the same labels, best first."""
 
     path: Path

@@ -22,6 +22,7 @@ from feastrain.models.exported import Exported
 from feastrain.models.network import Network
 from feastrain.models.tft import TFT, variables
 from feastrain.models.windows import WindowRows
+from feastrain.shown import Shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,7 +84,7 @@ class Shares:
 
 
 @dataclass(frozen=True)
-class Explained:
+class Explained(Shown):
     """A published explanation."""
 
     path: Path

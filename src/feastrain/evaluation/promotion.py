@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from feastrain.errors import DataError
 from feastrain.evaluation.metrics import score
+from feastrain.shown import Shown
 
 if TYPE_CHECKING:
     from feastrain.dataset.snapshot import Snapshot
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Two bundles on the same rows, which the candidate was not fitted on."""
 
     candidate: str
@@ -37,6 +38,10 @@ class Comparison:
         if self.served_wmae is None:
             return True
         return self.candidate_wmae <= self.served_wmae * (1 - self.better_by)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the comparison as plain JSON values."""
+        return {**asdict(self), "promotes": self.promotes}
 
 
 def compare(

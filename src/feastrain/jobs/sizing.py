@@ -14,6 +14,7 @@ from feastrain.errors import UsageError
 from feastrain.jobs.memory import HEADROOM, Need, need_of_rank
 from feastrain.recipe import with_values
 from feastrain.settings import Queue
+from feastrain.shown import Shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +79,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Size:
+class Size(Shown):
     """What to ask a queue for; memory, cores and GPUs are those of one node."""
 
     nodes: int

@@ -16,6 +16,7 @@ from feastrain.models.calibration import Calibration
 from feastrain.models.encoder import Encoder
 from feastrain.models.events import special_ahead
 from feastrain.models.mixture import Mixture
+from feastrain.shown import Shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,7 @@ CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Bundle(Shown):
     """A trained model with the encoder it was trained with, verified when it was opened."""
 
     path: Path
@@ -79,6 +80,13 @@ class Bundle:
         event = self.lineage["recipe"]["label"]["event"]
         special_NH = special_ahead(rows, known, self.columns, event)
         return self.calibration.apply(forecast_NHQ, self.encoder.unit(rows), special_NH)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what there is to say of it, as plain JSON values."""
+        said = ("snapshot", "service", "feastrain", "world_size")
+        about = {name: self.lineage[name] for name in said if name in self.lineage}
+        facts = {"fingerprint": self.fingerprint, "path": str(self.path), "metrics": self.metrics}
+        return facts | {"quantiles": list(self.quantiles), **about}
 
 
 def write_bundle(

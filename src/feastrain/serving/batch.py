@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from feastrain.artifacts import fingerprint, is_published, open_manifest, publishing
 from feastrain.errors import RecipeError
+from feastrain.shown import Shown
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -22,7 +23,7 @@ FILE = "forecasts.parquet"
 
 
 @dataclass(frozen=True)
-class BatchForecast:
+class BatchForecast(Shown):
     """A published forecast: one Parquet row for each series and step."""
 
     path: Path
@@ -30,6 +31,11 @@ class BatchForecast:
     rows: int
     as_of: datetime
     cached: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what there is to say of it, as plain JSON values."""
+        about = {"path": str(self.path), "as_of": self.as_of.isoformat()}
+        return about | {"series": self.series, "rows": self.rows}
 
 
 def rows_to_push(forecasts: pa.Table, recipe: Recipe) -> pa.Table:

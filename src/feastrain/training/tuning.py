@@ -18,6 +18,7 @@ import yaml
 from feastrain.artifacts import fingerprint, is_published, locked
 from feastrain.errors import DataError, RecipeError, UsageError
 from feastrain.recipe import Choices, Range, Recipe, place_of, with_values
+from feastrain.shown import Shown
 from feastrain.telemetry import say
 from feastrain.training.distributed import ranks
 from feastrain.training.members import discard
@@ -55,7 +56,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Tuned(Shown):
     """A study: its trials, the best first, and the recipe of the best."""
 
     path: Path

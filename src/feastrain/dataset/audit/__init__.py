@@ -37,6 +37,7 @@ from feastrain.dataset.audit.verdicts import judge
 from feastrain.dataset.join import join
 from feastrain.dataset.service import resolve_service
 from feastrain.dataset.transform import Steps
+from feastrain.shown import Shown
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ JSON = "audit.json"
 
 
 @dataclass(frozen=True)
-class Audited:
+class Audited(Shown):
     """A published audit and whether an earlier run had made it."""
 
     report: AuditReport
@@ -71,6 +72,10 @@ class Audited:
     def html(self) -> Path:
         """The report to read in a browser."""
         return self.path / HTML
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON values, and where its page is."""
+        return {"page": str(self.html), **self.report.to_json()}
 
 
 def audit(request: JoinRequest, directory: Path, plan: Plan) -> Audited:

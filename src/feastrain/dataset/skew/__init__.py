@@ -36,6 +36,7 @@ from feastrain.dataset.skew.report import (
     SkewReport,
     require_equal,
 )
+from feastrain.shown import Shown
 from feastrain.stores.answers import Answer, is_on_demand, latest_events, online_answer, past_ttl
 from feastrain.stores.fallback.layout import NEVER
 from feastrain.stores.fallback.stored import EPOCH, MICROSECOND
@@ -60,7 +61,7 @@ JSON, HTML, METRICS = "skew.json", "report.html", "skew.prom"
 
 
 @dataclass(frozen=True)
-class Skew:
+class Skew(Shown):
     """A published comparison."""
 
     report: SkewReport
@@ -75,6 +76,10 @@ class Skew:
     def metrics(self) -> CollectorRegistry:
         """The report as Prometheus is told of it."""
         return _metrics(self.report).registry
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON values, and where its page is."""
+        return {"page": str(self.page), **self.report.to_json()}
 
 
 def compare_stores(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from feastrain import Project
-from pages import DOCS, run_page
+from pages import DOCS, run_notebook, run_page
 
 
 def test_the_tutorial_ends_in_forecasts(
@@ -42,3 +42,15 @@ def test_a_candidate_is_promoted(
     monkeypatch.chdir(root)
     run_page(DOCS / "how-to" / "roll-back-a-model.md", monkeypatch)
     assert demand.bundle("smoke").fingerprint == Project(root).bundle("smoke").fingerprint
+
+
+def test_the_notebook_runs(
+    small_tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every cell; whatever a cell ends in shows itself as HTML."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEASTRAIN_WALMART_DIR", str(small_tables))
+    shown = run_notebook(DOCS / "notebooks" / "first-forecast.ipynb")
+    pages = [one._repr_html_() for one in shown if hasattr(one, "_repr_html_")]
+    assert len(shown) == len(pages) == 7
+    assert all("<table" in page for page in pages)

@@ -142,10 +142,11 @@ def test_a_second_backtest_makes_nothing(rolling: Project) -> None:
 
 
 def test_a_past_origin_is_not_what_is_served(rolling: Project) -> None:
-    """The recipe's last snapshot and bundle are those of the newest origin."""
-    bundle, newest = rolling.bundle("rolling"), rolling.build("rolling")
-    assert newest.fingerprint == bundle.lineage["snapshot"]
+    """The recipe's last snapshot is that of the newest origin; what is served stays what it was."""
+    newest = rolling.build("rolling")
     assert newest.fingerprint == rolling.snapshot("rolling").fingerprint
+    assert not rolling.bundle_pointer("rolling").exists()
+    assert newest.fingerprint == rolling.train("rolling").lineage["snapshot"]
 
 
 def test_what_is_expected_of_today_is_not_required_of_a_past_origin(rolling: Project) -> None:

@@ -110,7 +110,7 @@ def test_what_is_kept_anew_is_read_without_a_new_start(
     assert past.of(series, as_of)[0].num_rows > 0
     other = tmp_path / "other"
     other.mkdir()
-    (other / "manifest.json").write_text("{}")
+    (other / "manifest.json").write_text('{"files": {}}')
     for name in ("rows", "known"):
         table = pq.read_table(pointer / f"{name}.parquet")
         pq.write_table(table.slice(0, 0), other / f"{name}.parquet")

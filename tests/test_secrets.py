@@ -92,7 +92,7 @@ def _ask(project: Project) -> str:
             told += f"{answer.headers}{answer.text}"
         signed_in = client.post("/", data={"token": token})
         told += f"{signed_in.headers}{signed_in.text}"
-    assert "feastrain_request_seconds" in told
+    assert "feastrain_serving_request_seconds" in told
     return told
 
 

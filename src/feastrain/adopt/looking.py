@@ -61,7 +61,7 @@ def find_grid(table: Table, keys: Sequence[str]) -> Grid:
     """
     at = f"{quoted(table.event_timestamp)}::TIMESTAMPTZ"
     steps = ask(
-        f"SELECT step, count(*) FROM (SELECT (epoch_us(moment) - lag(epoch_us(moment)) OVER"  # noqa: S608
+        f"SELECT step, count(*) FROM (SELECT (epoch_us(moment) - lag(epoch_us(moment)) OVER"  # noqa: S608 - quoted
         f" (PARTITION BY {listed(keys)} ORDER BY moment)) // 1000000 AS step FROM"
         f" (SELECT DISTINCT {listed(keys)}, {at} AS moment FROM {table.sql}))"
         " WHERE step IS NOT NULL GROUP BY step ORDER BY count(*) DESC, step LIMIT 1"
@@ -74,10 +74,10 @@ def find_grid(table: Table, keys: Sequence[str]) -> Grid:
         )
         raise UsageError(message)
     frequency = timedelta(seconds=seconds)
-    counted = ask(f"SELECT {at} AS moment, count(*) FROM {table.sql} GROUP BY ALL ORDER BY moment")  # noqa: S608
+    counted = ask(f"SELECT {at} AS moment, count(*) FROM {table.sql} GROUP BY ALL ORDER BY moment")  # noqa: S608 - quoted
     moments = [moment.astimezone(UTC) for moment, _ in counted]
     first = _first_that_counts(moments, [rows for _, rows in counted], frequency)
-    series = ask(f"SELECT count(*) FROM (SELECT DISTINCT {listed(keys)} FROM {table.sql})")[0][0]  # noqa: S608
+    series = ask(f"SELECT count(*) FROM (SELECT DISTINCT {listed(keys)} FROM {table.sql})")[0][0]  # noqa: S608 - quoted
     return Grid(
         frequency,
         int((moments[-1] - moments[first]) / frequency) + 1,
@@ -101,7 +101,7 @@ def written_at_once(table: Table, frequency: timedelta) -> str | None:
         return None
     created = f"{quoted(table.created)}::TIMESTAMPTZ"
     ((times, late),) = ask(
-        f"SELECT count(DISTINCT {created}), avg(({created} >"  # noqa: S608
+        f"SELECT count(DISTINCT {created}), avg(({created} >"  # noqa: S608 - quoted
         f" {quoted(table.event_timestamp)}::TIMESTAMPTZ"
         f" + INTERVAL {int(frequency.total_seconds())} SECOND)::INT) FROM {table.sql}"
     )
@@ -119,7 +119,7 @@ def is_constant(table: Table, keys: Sequence[str], columns: Sequence[str]) -> bo
     most = f"greatest({counts})" if len(columns) > 1 else counts
     return bool(
         ask(
-            f"SELECT max(most) <= 1 FROM (SELECT {most} AS most FROM {table.sql}"  # noqa: S608
+            f"SELECT max(most) <= 1 FROM (SELECT {most} AS most FROM {table.sql}"  # noqa: S608 - quoted
             f" GROUP BY {listed(keys)})"
         )[0][0]
     )
@@ -131,7 +131,7 @@ def is_about_steps(table: Table, keys: Sequence[str], near: str, far: str) -> bo
     For lags it is the other way about.
     """
     ((forward, backward),) = ask(
-        f"SELECT avg((farther = near)::INT), avg((nearer = far)::INT) FROM (SELECT"  # noqa: S608
+        f"SELECT avg((farther = near)::INT), avg((nearer = far)::INT) FROM (SELECT"  # noqa: S608 - quoted
         f" {quoted(near)} AS near, {quoted(far)} AS far, lag({quoted(near)}) OVER w AS nearer,"
         f" lag({quoted(far)}) OVER w AS farther FROM {table.sql} WINDOW w AS"
         f" (PARTITION BY {listed(keys)} ORDER BY {quoted(table.event_timestamp)}))"
@@ -148,7 +148,7 @@ def days_ahead(table: Table, key: str) -> float | None:
         return None
     period = f"TRY_CAST({quoted(key)} AS TIMESTAMPTZ)"
     ((broken, least),) = ask(
-        f"SELECT count(*) - count({period}), min(epoch({period}) - epoch("  # noqa: S608
+        f"SELECT count(*) - count({period}), min(epoch({period}) - epoch("  # noqa: S608 - quoted
         f"{quoted(table.event_timestamp)}::TIMESTAMPTZ)) FROM {table.sql}"
     )
     return None if broken or least is None else float(least) / 86400
@@ -157,5 +157,5 @@ def days_ahead(table: Table, key: str) -> float | None:
 def typical(table: Table, columns: Sequence[str]) -> dict[str, float]:
     """Return the median size of numbers, by column."""
     medians = ", ".join(f"median(abs({quoted(column)}::DOUBLE))" for column in columns)
-    (row,) = ask(f"SELECT {medians} FROM {table.sql}")  # noqa: S608
+    (row,) = ask(f"SELECT {medians} FROM {table.sql}")  # noqa: S608 - quoted
     return {c: float(value or 0) for c, value in zip(columns, row, strict=True)}

@@ -41,6 +41,9 @@ def opened(make: Callable[[], FeatureStore]) -> FeatureStore:
         _ = store.registry  # it connects when it is first asked for
         return store
 
+    store = make()
+    if str(getattr(store.config.registry, "registry_type", "file")) != "sql":
+        return store  # a file is made when it is first asked for, and not before
     try:
         store = again(work, _passes, Budget(AWAY_SECONDS), "registry")
     except DBAPIError as error:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from psycopg import sql
 
 from feast_repos import ASOF, START, history, hours, make_store
+from feastrain.stores.asof import AsofOfflineStoreConfig
 from feastrain.stores.asof.postgres import PostgresTable, write
 from feastrain.stores.asof.source import Window
 from feastrain.stores.fallback.config import PostgresFallback
@@ -70,10 +71,10 @@ def tables(server: dict[str, Any]) -> set[str]:
         return {name for (name,) in found} - {"canary"}
 
 
-def offline(server: dict[str, Any]) -> Any:
-    """Return what the offline store reads of its configuration."""
-    kept = {"sslcert_path": None, "sslkey_path": None, "sslrootcert_path": None}
-    return SimpleNamespace(**kept | server, db_schema="public", keepalives_idle=10, max_conn=1)
+def offline(server: dict[str, Any]) -> AsofOfflineStoreConfig:
+    """Return the configuration of an offline store."""
+    place = {key: value for key, value in server.items() if key != "type"}
+    return AsofOfflineStoreConfig.model_validate({"db_schema": "public", "max_conn": 1, **place})
 
 
 def source(table: str) -> Any:

@@ -35,20 +35,14 @@ def opened(make: Callable[[], FeatureStore]) -> FeatureStore:
     Raises:
         FeastrainError: the registry does not answer.
     """
-
-    def work() -> FeatureStore:
-        store = make()
-        _ = store.registry  # it connects when it is first asked for
-        return store
-
     store = make()
     if str(getattr(store.config.registry, "registry_type", "file")) != "sql":
         return store  # a file is made when it is first asked for, and not before
     try:
-        store = again(work, _passes, Budget(AWAY_SECONDS), "registry")
+        # It connects when it is first asked for.
+        registry = again(lambda: store.registry, _passes, Budget(AWAY_SECONDS), "registry")
     except DBAPIError as error:
         raise _away(error.orig or error) from error
-    registry = store.registry
     engines = (getattr(registry, name, None) for name in ("write_engine", "read_engine"))
     for engine in {id(engine): engine for engine in engines if engine is not None}.values():
         event.listen(engine, "do_connect", _connected)

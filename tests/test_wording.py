@@ -50,7 +50,7 @@ def test_numbers_and_texts_are_read_as_they_were(
     named = None if events is None else [text.rstrip("\0") for text in events]
     rows = None if named is None else [named[:HORIZON], named[HORIZON:]]
     forecast = forecast_of(quantiles_MHQ, [True, False, True], rows)
-    wording = Wording(("shop", "item"), lambda period: f"{period:100%Y-%m-%d}")
+    wording = Wording(("shop", "item"), lambda period: f"100% {period:%Y-%m-%d}")
     keys: list[tuple[int | str, ...]] = [(shop, 1), (shop, 2), (shop, 3)]
     told = wording.series(keys, forecast, ["ok", "unknown", "stale"], [1.25, 2.5, 3.5], steps)
 
@@ -59,7 +59,7 @@ def test_numbers_and_texts_are_read_as_they_were(
         for step in range(steps):
             one: dict[str, object] = {
                 "step": step + 1,
-                "period": f"{forecast.periods[step]:100%Y-%m-%d}",
+                "period": f"100% {forecast.periods[step]:%Y-%m-%d}",
                 "quantiles": dict(zip(map(str, LEVELS), quantiles_MHQ[place, step], strict=True)),
             }
             made.append(one | ({} if rows is None else {"event": rows[place][step]}))

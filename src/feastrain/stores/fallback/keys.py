@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
     from feast import FeatureView
 
-_WHOLE = {"INT64": "<IIq", "INT32": "<IIi", "UNIX_TIMESTAMP": "<IIq"}
+_LONG, _SHORT, _HEAD = struct.Struct("<IIq"), struct.Struct("<IIi"), struct.Struct("<II")
+_WHOLE = {"INT64": (_LONG, 8), "INT32": (_SHORT, 4), "UNIX_TIMESTAMP": (_LONG, 8)}
+"""What packs a key of a type, behind the type's number and the bytes that the key takes."""
 _TEXT = {"STRING", "BYTES"}
+_NUMBERS = dict(ValueType.Enum.items())
 
 
 class EntityKeys:
@@ -60,15 +63,13 @@ class EntityKeys:
 
 def _serialised(name: str, kind: str, values: Sequence[Any]) -> list[bytes]:
     try:
-        number = ValueType.Enum.Value(kind)
+        number = _NUMBERS[kind]
         if kind in _WHOLE:
-            pack = struct.Struct(_WHOLE[kind]).pack
-            size = struct.calcsize(_WHOLE[kind]) - 8
-            return [pack(number, size, value) for value in values]
+            whole, size = _WHOLE[kind]
+            return [whole.pack(number, size, value) for value in values]
         if kind in _TEXT:
-            pack = struct.Struct("<II").pack
             text = [v.encode() if kind == "STRING" else v for v in values]
-            return [pack(number, len(value)) + value for value in text]
+            return [_HEAD.pack(number, len(value)) + value for value in text]
     except (struct.error, AttributeError, TypeError) as error:
         message = f"join key {name!r} is declared {kind} and was given something else: {error}"
         raise UsageError(message) from error

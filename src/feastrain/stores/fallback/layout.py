@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,13 +95,18 @@ class Layout:
         self.number = zlib.crc32(self.json.encode()) or 1
         self._place = {name: index for index, (name, _) in enumerate(self.fields)}
         self._kinds = dict(self.fields)
-        self._slots = [str(place) for place in range(len(self.fields))]
         self._variable = [name for name, kind in self.fields if kind not in FIXED]
         slots = [
             (f"{index}", FIXED[kind][1] if kind in FIXED else "<u4")
             for index, (_, kind) in enumerate(self.fields)
         ]
-        self.head = np.dtype([*HEAD, ("null", "u1", (-(-len(self.fields) // 8),)), *slots])
+        null = ("null", "u1", (-(-len(self.fields) // 8),))
+        self.head = np.dtype([*HEAD, null, *slots])
+        # The same bytes, slots of one type side by side as one array: they are read at once.
+        alike = groupby(kind for _, kind in slots)
+        runs = [(str(run), kind, (len([*of]),)) for run, (kind, of) in enumerate(alike)]
+        self._whole = np.dtype([*HEAD, null, *runs])
+        self._runs = [name for name, _, _ in runs]
 
     @classmethod
     def of_json(cls, fields: str) -> Layout:
@@ -140,11 +146,25 @@ class Layout:
         """
         width = self.head.itemsize
         whole = b"".join([row[:width] for row in rows] if self._variable else rows)
-        table = np.frombuffer(whole, dtype=self.head) if rows else np.zeros(0, dtype=self.head)
-        null = np.unpackbits(table["null"], axis=1, bitorder="little").view(bool)
+        table = np.frombuffer(whole, dtype=self._whole) if rows else np.zeros(0, dtype=self._whole)
+        null, none = table["null"], np.zeros(len(rows), dtype=bool)
+        whether = [none] * len(self.fields)
+        if null.tobytes().strip(b"\0"):
+            whether = [*np.unpackbits(null, axis=1, bitorder="little").view(bool).T]
+        slots = [slot for run in self._runs for slot in table[run].T.copy()]
+        found = np.ones(len(rows), dtype=bool)
+        event = table["event"].copy()
+        if now.number == self.number and not self._variable:
+            places = [self._place[name] for name in features]
+            return Rows(
+                found,
+                event,
+                dict(zip(features, [slots[place] for place in places], strict=True)),
+                dict(zip(features, [whether[place] for place in places], strict=True)),
+            )
         values: dict[str, NDArray[Any]] = {}
         missing: dict[str, NDArray[np.bool_]] = {}
-        starts = self._starts(table)
+        starts = self._starts(slots) if self._variable else {}
         for name in features:
             kind = now._kinds[name]
             if self._kinds.get(name) != kind:
@@ -152,20 +172,17 @@ class Layout:
                 missing[name] = np.ones(len(rows), dtype=bool)
                 continue
             place = self._place[name]
-            slot = table[self._slots[place]]
-            missing[name] = null[:, place]
-            values[name] = (
-                slot.copy() if name not in starts else self._cut(name, rows, starts[name], slot)
-            )
-        found = np.ones(len(rows), dtype=bool)
-        return Rows(found, table["event"].copy(), values, missing)
+            slot = slots[place]
+            missing[name] = whether[place]
+            values[name] = slot if name not in starts else self._cut(name, rows, starts[name], slot)
+        return Rows(found, event, values, missing)
 
-    def _starts(self, table: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
+    def _starts(self, slots: Sequence[NDArray[Any]]) -> dict[str, NDArray[np.int64]]:
         starts = {}
-        at = np.full(len(table), self.head.itemsize, dtype=np.int64)
+        start = np.full(len(slots[0]), self.head.itemsize, dtype=np.int64)
         for name in self._variable:
-            starts[name] = at
-            at = at + table[f"{self._place[name]}"]
+            starts[name] = start
+            start = start + slots[self._place[name]]
         return starts
 
     def _cut(

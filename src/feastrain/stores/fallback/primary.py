@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import random
-from queue import Empty, LifoQueue
+from collections import deque
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -191,18 +192,24 @@ class _Connections:
     def __init__(self, pool: Any, seconds: float) -> None:
         """Keep as many as `pool` would, and wait for a free one as long."""
         self._pool, self._seconds = pool, seconds
-        self._free: LifoQueue[Any] = LifoQueue()
+        self._idle: deque[Any] = deque()
+        self._leave: SimpleQueue[None] = SimpleQueue()
+        """As often as one more connection may be in use."""
         for _ in range(pool.max_connections):
-            self._free.put(None)
+            self._leave.put(None)
 
     def ask(self, *command: Any) -> Any:
         """Send a command that only reads, and return the answer."""
         try:
-            connection = self._free.get(timeout=self._seconds)
+            self._leave.get(timeout=self._seconds)
         except Empty as error:
             pool_timed_out(Primary.name)
             message = f"no connection was free for {self._seconds * 1000:.0f} ms"
             raise redis.ConnectionError(message) from error
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = None
         try:
             if connection is not None:
                 with contextlib.suppress(redis.ConnectionError):  # it was closed meanwhile
@@ -215,15 +222,15 @@ class _Connections:
             connection = None
             raise
         finally:
-            self._free.put(connection)
+            if connection is not None:
+                self._idle.append(connection)
+            self._leave.put(None)
 
     def close(self) -> None:
         """Disconnect those that are not in use."""
-        with contextlib.suppress(Empty):
+        with contextlib.suppress(IndexError):
             while True:
-                connection = self._free.get_nowait()
-                if connection is not None:
-                    connection.disconnect()
+                self._idle.pop().disconnect()
 
     @staticmethod
     def _asked(connection: Any, command: tuple[Any, ...]) -> Any:

@@ -43,6 +43,7 @@ class Tiers:
         self._lock = threading.Lock()
         self._breaker = Breaker(limits or BreakerLimits(), random.random)
         self._counters = Counters(primary.name if primary else "none", ledger.name)
+        self._counters.breaker(self._breaker.state)
         self._generations: dict[str, int] = {}
         self._watched = False
         self._renewals = 0
@@ -82,7 +83,8 @@ class Tiers:
         missing = sum(map(len, unknown.values()))
         self._counters.answered(self._primary.name, start - missing)
         if tally is not None:
-            tally.update(primary=start - missing, fallback=missing)
+            tally["primary"] += start - missing
+            tally["fallback"] += missing
         if unknown:
             self._complete(answer, wanted, unknown, generations)
         return {table: [row or None for row in rows] for table, rows in answer.items()}
@@ -218,6 +220,8 @@ class Tiers:
         return self._primary.incarnation == incarnation
 
     def _allowed(self) -> bool:
+        if self._breaker.state == "closed":
+            return True
         with self._lock:
             allowed = self._breaker.allows(time.monotonic())
             self._counters.breaker(self._breaker.state)

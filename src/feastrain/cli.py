@@ -598,8 +598,10 @@ def _version(
     if version:
         typer.echo(f"feastrain {__version__}")
         raise typer.Exit
+    from feastrain.startup import check_types_when_called
     from feastrain.telemetry import log_as_lines
 
+    check_types_when_called()
     log_as_lines()
 
 

@@ -26,6 +26,7 @@ from feastrain.errors import BY_CODE, FeastrainError
 from feastrain.serving.listening import SharedListener, Shares
 from feastrain.serving.server import FORCE_SECONDS, tell
 from feastrain.settings import share_metrics
+from feastrain.startup import check_types_when_called
 from feastrain.telemetry import event
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ def _run(
     news: Any,
 ) -> None:
     """Work in a process of one's own; tell the parent of success and of what prevents it."""
+    check_types_when_called()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl+C goes to all; ours is TERM
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

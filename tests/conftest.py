@@ -1,10 +1,13 @@
 """What tests share: small raw tables in Kaggle's shape, and one project taken to its end."""
 
 import os
+import shutil
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from feastrain import Project
@@ -49,12 +52,14 @@ def demand(tmp_path_factory: pytest.TempPathFactory, small_tables: Path) -> Proj
 
     Shared by many tests: read it, or copy it first.
     """
-    root = tmp_path_factory.mktemp("session") / "demand"
-    Project.init(root, small_tables)
-    project = Project(root, Settings())
-    project.train("smoke")
-    project.materialize("smoke")
-    return project
+
+    def make(root: Path) -> None:
+        Project.init(root, small_tables)
+        project = Project(root, Settings())
+        project.train("smoke")
+        project.materialize("smoke")
+
+    return Project(_made_once(tmp_path_factory, "demand", make), Settings())
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +68,29 @@ def looking_back(tmp_path_factory: pytest.TempPathFactory, small_tables: Path) -
 
     Shared by many tests: read it, or copy it first.
     """
-    root = tmp_path_factory.mktemp("session") / "demand"
-    Project.init(root, small_tables)
-    small_tft(root)
-    project = Project(root, Settings())
-    project.train("tft")
-    last = project.snapshot("tft").manifest["split"]["test"]["last_cutoff"]
-    project.materialize("tft", datetime.fromisoformat(last))
-    return project
+
+    def make(root: Path) -> None:
+        Project.init(root, small_tables)
+        small_tft(root)
+        project = Project(root, Settings())
+        project.train("tft")
+        last = project.snapshot("tft").manifest["split"]["test"]["last_cutoff"]
+        project.materialize("tft", datetime.fromisoformat(last))
+
+    return Project(_made_once(tmp_path_factory, "looking-back", make), Settings())
+
+
+def _made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
+) -> Path:
+    """The folder of a project that all processes of a test run share: whoever is first makes it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    root, made = base / name / "demand", base / name / "made"
+    with FileLock(base / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(root, ignore_errors=True)  # of a process that failed
+            make(root)
+            made.touch()
+    return root

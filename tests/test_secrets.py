@@ -121,6 +121,7 @@ def test_no_secret_is_in_what_a_run_leaves_or_says(
             "user": address.username,
             "password": f"{MARK}-postgres",
             "database": "postgres",
+            "bulk_retry_seconds": 1.0,
             "sslmode": "disable",
         }
         place = f"127.0.0.1:{cache.port},password={MARK}-redis"

@@ -133,13 +133,43 @@ def test_only_what_asks_the_api_server_has_a_token_for_it(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_service_is_asked_in_tls_by_the_name_of_its_certificate(overlay: str) -> None:
+    """By the ingress, which verifies it, by Prometheus and by the kubelet."""
+    named = {(one["kind"], one["metadata"]["name"]): one for one in things(overlay)}
+    certificate = named["Certificate", "serve-server"]["spec"]
+    (serve,) = (w for w in workloads(overlay) if w.name == "serve")
+    (container,) = serve.pod["containers"]
+    (held,) = (v["secret"] for v in serve.pod["volumes"] if v["name"] == "serve")
+    assert certificate["secretName"] == held["secretName"]
+    probes = [container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")]
+    assert ["HTTPS"] * 3 == [probe["scheme"] for probe in probes]
+    (endpoint,) = named["ServiceMonitor", "feastrain-serve"]["spec"]["endpoints"]
+    assert "https" == endpoint["scheme"]
+    assert endpoint["tlsConfig"]["serverName"] in certificate["dnsNames"]
+    assert certificate["secretName"] == endpoint["tlsConfig"]["ca"]["secret"]["name"]
+    told = named["Ingress", "serve"]["metadata"]["annotations"]
+    if overlay == "openshift":
+        route = "route.openshift.io/"
+        assert "reencrypt" == told[f"{route}termination"]
+        assert certificate["secretName"] == told[f"{route}destination-ca-certificate-secret"]
+    else:
+        nginx = "nginx.ingress.kubernetes.io/"
+        assert ("HTTPS", "on") == (
+            told[f"{nginx}backend-protocol"],
+            told[f"{nginx}proxy-ssl-verify"],
+        )
+        assert told[f"{nginx}proxy-ssl-name"] in certificate["dnsNames"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_secret_is_written_down(overlay: str) -> None:
     """Secrets are referenced by name; External Secrets, or somebody, makes them."""
     kinds = {one["kind"] for one in things(overlay)}
     assert "Secret" not in kinds
     for _, container in containers(overlay):
         for variable in container.get("env", []):
-            if SECRET.search(variable["name"]):
+            mounted = str(variable.get("value", "")).startswith("/run/")
+            if SECRET.search(variable["name"]) and not mounted:
                 assert "secretKeyRef" in variable["valueFrom"], variable["name"]
     wild = [
         (one["kind"], rule)

@@ -51,6 +51,7 @@ def test_every_setting_that_may_hold_a_secret_is_planted() -> None:
     named = {*Settings.model_fields, *Cluster.model_fields}
     assert {
         "bundle_keys",  # public ones, and a file
+        "tls_key",  # a file
         "mlflow_tracking_uri",
         "otlp_endpoint",
         "pushgateway",

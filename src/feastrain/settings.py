@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=1, le=65535)
     """Port that `serve` listens on."""
 
+    tls_certificate: Path | None = None
+    """PEM file with the certificate that `serve` answers TLS with, read again when it changes."""
+
+    tls_key: Path | None = None
+    """PEM file with the certificate's key."""
+
     max_series: int = Field(default=1000, ge=1)
     """Most series that one forecast request may name."""
 

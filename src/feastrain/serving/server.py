@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from feastrain.serving.certificate import Certificate
 from feastrain.serving.listening import (
     BACKLOG,
     SharedListener,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from feastrain.serving.drain import Drain
     from feastrain.settings import Settings
 
+RENEWAL_TICKS = 10
+"""Tenths of a second between two looks at the certificate's files."""
 LAST_WORDS_SECONDS = 0.5
 """How long a connection that was accepted at the very end has to send its request."""
 HANDSHAKE_SECONDS = 0.1
@@ -58,10 +61,12 @@ def serve(
 
     Raises:
         FeastrainError: the port is taken, or the address is not one of this machine.
+        UsageError: the certificate cannot be read.
     """
     log_as_lines()
     if settings.otlp_endpoint is not None:
         trace_to(settings.otlp_endpoint)
+    certificate = Certificate.of(settings)
     listener = listener or listen(settings)
     shared = isinstance(listener, SharedListener)
     config = uvicorn.Config(
@@ -76,11 +81,15 @@ def serve(
         limit_concurrency=settings.max_connections + 1,  # uvicorn counts the one it refuses
         proxy_headers=settings.trusted_proxies is not None,
         forwarded_allow_ips=settings.trusted_proxies,
+        ssl_certfile=None if certificate is None else certificate.certificate,
+        ssl_keyfile=None if certificate is None else certificate.key,
     )
     if started is None:
         tell(listener, settings)
     shares = listener.shares if isinstance(listener, SharedListener) else Shares([0.0, 0.0], 0)
-    server = _Server(config, settings, app.state.drain, shares, started or (lambda: None))
+    server = _Server(
+        config, settings, app.state.drain, shares, started or (lambda: None), certificate
+    )
     with listener, _signals_end_quietly():
         try:
             server.run(sockets=[listener])
@@ -98,6 +107,7 @@ class _Server(uvicorn.Server):
         drain: Drain,
         shares: Shares,
         started: Callable[[], None],
+        certificate: Certificate | None,
     ) -> None:
         super().__init__(config)
         self._drain = drain
@@ -105,6 +115,7 @@ class _Server(uvicorn.Server):
         self._when_started = started
         self._notice = settings.drain_notice_seconds
         self._shares = shares
+        self._certificate = certificate
         self.force = threading.Timer(settings.drain_seconds + FORCE_SECONDS, _end_by_force)
         self.force.daemon = True
 
@@ -129,6 +140,9 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Tell whether to stop accepting: whether the announced end has come."""
         self._shares.hold(len(self.server_state.connections))
+        if self._certificate is not None and counter % RENEWAL_TICKS == 0:
+            assert self.config.ssl is not None
+            self._certificate.renew(self.config.ssl)
         if self._drain.begun and self._drain.seconds >= self._notice:
             self.should_exit = True
         return await super().on_tick(counter)
@@ -161,7 +175,10 @@ def _end_by_force() -> None:
 
 def tell(listener: socket.socket, settings: Settings) -> None:
     """Say where the page is, and whether anybody may read it."""
-    say(f"serving on {address_of(listener)} (Ctrl+C stops)")
+    address = address_of(listener)
+    if settings.tls_certificate is not None:
+        address = address.replace("http:", "https:", 1)
+    say(f"serving on {address} (Ctrl+C stops)")
     guarded = settings.serve_tokens or settings.serve_tokens_file
     if not guarded and not listener.getsockname()[0].startswith(("127.", "::1")):
         say(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from feastrain.dataset.labels import lay_out
 from feastrain.dataset.spine import make_spine
-from feastrain.dataset.split import Split as Cutoffs
 from feastrain.dataset.split import Fold, backtest_folds, rolling_origins, split_cutoffs
+from feastrain.dataset.split import Split as Cutoffs
 from feastrain.errors import DataError, UsageError
 from feastrain.recipe import Features, Label, Recipe, Split
 from feastrain.recipe.data import Backtest

@@ -239,6 +239,7 @@ def test_time_zones_are_one_instant() -> None:
         (pa.array([1.5]), pa.array([1]), "fractions"),
         (pa.array(["1"]), pa.array([1]), "cast one of them"),
         (pa.array([True]), pa.array(["1"]), "cast one of them"),
+        (pa.array([2**63], pa.uint64()), pa.array([1]), "holds a value that does not fit"),
     ],
 )
 def test_keys_that_do_not_compare_are_refused(
@@ -247,6 +248,32 @@ def test_keys_that_do_not_compare_are_refused(
     """A key is never matched by the text of another type."""
     with pytest.raises(DataError, match=f"key.*{message}"):
         comparable(pa.chunked_array([ours]), pa.chunked_array([theirs]), "key")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        (pa.array([1001], pa.timestamp("ns")), pa.array([1], pa.timestamp("us")), [1001, 1000]),
+        (pa.array([1000], pa.timestamp("ns")), pa.array([1], pa.timestamp("us")), [1, 1]),
+        (
+            pa.array([0], pa.timestamp("s", "UTC")),
+            pa.array([0], pa.timestamp("ms", "Asia/Kolkata")),
+            [0, 0],
+        ),
+        (pa.array(["a"]).dictionary_encode(), pa.array(["a"], pa.string_view()), ["a", "a"]),
+        (pa.array([1], pa.uint8()), pa.array([1], pa.int32()), [1, 1]),
+        (pa.array([None]), pa.array(["a"]), [None, "a"]),
+        (pa.array([True]), pa.array([True]), [True, True]),
+    ],
+)
+def test_keys_of_like_types_compare_by_value(
+    ours: pa.Array, theirs: pa.Array, expected: list[Any]
+) -> None:
+    """Whatever type each side has; times that differ by a nanosecond are two keys."""
+    pair = comparable(pa.chunked_array([ours]), pa.chunked_array([theirs]), "key")
+    assert pair[0].type == pair[1].type
+    values = [c.cast(pa.int64()) if pa.types.is_timestamp(c.type) else c for c in pair]
+    assert expected == [column.to_pylist()[0] for column in values]
 
 
 def test_integers_that_pandas_made_floats_are_integers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ def test_a_column_of_rows_is_an_arrow_array() -> None:
     moment = datetime(2024, 1, 1, tzinfo=UTC)
     expected = {
         "units": pa.array([1, None, None], pa.int32()),
-        "name": pa.array(["ü", None, None]),
+        "name": pa.array(["ü", None, None], pa.large_string()),
         "past": pa.array([[1, 2], None, None], pa.list_(pa.int64())),
         "since": pa.array([moment, None, None], pa.timestamp("us", "UTC")),
     }
@@ -138,9 +139,11 @@ def test_a_column_of_rows_is_an_arrow_array() -> None:
     rows = packed(layout, columns, np.zeros(2, dtype=np.int64))
     whole = layout.unpack(rows, list(full), layout)
     some = scattered([(np.array([0, 1]), whole)], 3)
+    old = dataclasses.replace(whole, found=np.zeros(2, dtype=bool))
     for name, column in expected.items():
         assert column.equals(some.arrow(name, column.type))
         assert column[:2].equals(whole.arrow(name, column.type, whole=True))
+        assert column[1:].equals(old.arrow(name, column.type))
 
 
 def test_a_value_of_another_type_is_refused() -> None:

@@ -49,7 +49,8 @@ class FakePrimary:
 
     def ping(self) -> None:
         if not self._cache.up:
-            raise ConnectionError
+            message = "away"
+            raise ConnectionError(message)
         self.incarnation = b"%d" % self._cache.run
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:

@@ -13,7 +13,7 @@ from feast import Entity, FeatureView, Field, FileSource
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Int64List, Value
-from feast.types import Bytes, Int32, Int64, String, UnixTimestamp
+from feast.types import Bool, Bytes, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,22 +158,26 @@ KEYS: Mapping[str, tuple[Any, ValueType, str, st.SearchStrategy[Any]]] = {
     "small": (Int32, ValueType.INT32, "int32_val", INT32),
     "moment": (UnixTimestamp, ValueType.UNIX_TIMESTAMP, "unix_timestamp_val", INT64),
     "text": (String, ValueType.STRING, "string_val", st.text(max_size=5)),
+    "flag": (Bool, ValueType.BOOL, "bool_val", st.booleans()),
     "raw": (Bytes, ValueType.BYTES, "bytes_val", st.binary(max_size=5)),
 }
-"""Join keys: type, kind, the field of Feast's `Value`, and what it holds."""
+"""Join keys: type, kind, the field of Feast's `Value`, and what it holds; no flag is one."""
 
 
-def view_of(*keys: str, kind: Any = None) -> FeatureView:
+def view_of(*keys: str) -> FeatureView:
     """A view with these join keys."""
     return FeatureView(
         name="goods",
         entities=[Entity(name=key, join_keys=[key], value_type=KEYS[key][1]) for key in keys],
-        schema=[Field(name=key, dtype=kind or KEYS[key][0]) for key in keys],
+        schema=[Field(name=key, dtype=KEYS[key][0]) for key in keys],
         source=FileSource(name="goods", path="goods.parquet", timestamp_field="event"),
     )
 
 
-@given(st.lists(st.sampled_from(sorted(KEYS)), min_size=1, max_size=3, unique=True), st.data())
+@given(
+    st.lists(st.sampled_from(sorted(KEYS.keys() - {"flag"})), min_size=1, max_size=3, unique=True),
+    st.data(),
+)
 def test_keys_are_the_bytes_that_feast_writes(names: list[str], data: st.DataObject) -> None:
     """For join keys of any types, in any order; a column that is no key is passed over."""
     count = data.draw(st.integers(0, 3))
@@ -212,6 +216,7 @@ def test_a_view_without_entities_has_one_key() -> None:
         (view_of("whole"), {"whole": ["a"]}, "join key 'whole' is declared INT64 and was given"),
         (view_of("text"), {"text": [1]}, "join key 'text' is declared STRING and was given"),
         (view_of("raw"), {"raw": [1]}, "join key 'raw' is declared BYTES and was given"),
+        (view_of("flag"), {"flag": [True]}, "key 'flag' is declared BOOL, which Feast cannot"),
     ],
 )
 def test_a_key_that_is_missing_or_of_another_type_is_refused(

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from prometheus_client import REGISTRY
 
 from fakes import Cache, FakePrimary
 from feastrain.errors import FeastrainError
 from feastrain.stores.fallback.breaker import BreakerLimits
 from feastrain.stores.fallback.layout import NEVER, Layout, Packed
-from feastrain.stores.fallback.ledger import LEASE_SECONDS, Chunk
+from feastrain.stores.fallback.ledger import LEASE_SECONDS, MOST_ATTEMPTS, Chunk
 from feastrain.stores.fallback.sqlite import SqliteLedger
 from feastrain.stores.fallback.tiers import Tiers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LAYOUT = Layout([("units", "INT64")])
 AT_ONCE = BreakerLimits(failures=2, first_seconds=0.0)
@@ -222,3 +228,89 @@ def test_a_write_is_settled_by_its_own_note(ledger: SqliteLedger) -> None:
     renewed = ledger.settle("shops", other.token, told=False)
     assert {"goods": first.generation, "shops": renewed} == ledger.generations()
     assert renewed not in {None, other.generation}
+
+
+def errors(call: str) -> float:
+    """How many calls of a cache failed so far."""
+    labels = {"call": call, "error": "ConnectionError"}
+    return REGISTRY.get_sample_value("feastrain_online_primary_errors_total", labels) or 0.0
+
+
+def test_what_a_cache_that_is_left_alone_missed_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write while the breaker is open is read by other processes, which hear of it by time."""
+    monkeypatch.setattr("feastrain.stores.fallback.tiers.REFRESH_SECONDS", 0.01)
+    cache = Cache()
+    forever = BreakerLimits(failures=1, first_seconds=1e6, longest_seconds=1e6)
+    writer, reader = (
+        Tiers(SqliteLedger(tmp_path / "online.db"), primary, forever)
+        for primary in cast("Any", (FakePrimary(cache), FakePrimary(cache)))
+    )
+    writer.ledger.create(["goods"])
+    wanted = {"goods": [b"a"]}
+
+    def read(client: Tiers) -> int | None:
+        return units_of(client.read(wanted)["goods"][0])
+
+    writer.write("goods", LAYOUT, [b"a"], packed([1], [0]))
+    assert (1, 1, "closed") == (read(writer), read(reader), writer.breaker_state())
+    cache.up = False
+    before = errors("write"), errors("read")
+    writer.write("goods", LAYOUT, [b"a"], packed([2], [1]))
+    cache.up = True
+    writer.write("goods", LAYOUT, [b"a"], packed([3], [2]))
+    assert (3, "open") == (read(writer), writer.breaker_state())
+    ends = time.monotonic() + 10
+    while read(reader) != 3:
+        assert time.monotonic() < ends
+    assert "closed" == reader.breaker_state()
+    cache.up = False
+    assert 3 == read(reader)
+    assert (before[0] + 1, before[1] + 1) == (errors("write"), errors("read"))
+    place = f"SQLite at {tmp_path / 'online.db'}"
+    told = [f"a cache: away; {place} has the rows", f"a cache: away; read from {place}"]
+    assert told == caplog.messages
+    writer.close()
+    reader.close()
+
+
+class Passing(SqliteLedger):
+    """A store whose every read fails in passing."""
+
+    begun = 0
+    bulk_retry_seconds = 0.2
+
+    def fetch(self, table: str, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        self.begun += 1
+        return super().fetch(f"none of {table}", keys)
+
+    def transient(self, error: Exception) -> bool:
+        return isinstance(error, sqlite3.OperationalError)
+
+
+def test_what_somebody_waits_for_is_begun_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk of a bulk write is tried for a time; a table that is missing is told."""
+    monkeypatch.setattr("feastrain.stores.retries.FIRST_SECONDS", 0.0)
+    ledger = Passing(tmp_path / "online.db")
+    with pytest.raises(FeastrainError, match=r"does not answer: no such table: none of goods$"):
+        ledger.read({"goods": [b"a"]})
+    assert MOST_ATTEMPTS == ledger.begun
+    started = time.monotonic()
+    for call in (
+        lambda: ledger.chunks("goods"),
+        lambda: ledger.forget_chunks("goods"),
+        lambda: ledger.write("goods", LAYOUT, [b"a"], packed([1], [0]), Chunk(0, "x")),
+        lambda: ledger.settle("goods", 1, told=True, chunk=Chunk(0, "x")),
+    ):
+        with pytest.raises(FeastrainError, match="does not answer: no such table"):
+            call()
+    assert time.monotonic() - started > 4 * 0.15
+    ledger.missing = (sqlite3.OperationalError,)
+    with pytest.raises(
+        FeastrainError, match=r"lacks a table \(no such table.*\); run `feast apply`$"
+    ):
+        ledger.read({"goods": [b"a"]})
+    ledger.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from feastrain import Project
 from feastrain.settings import Settings
@@ -18,6 +18,10 @@ from small_tft import small_tft
 # How long an example takes is the machine's affair: no test asserts speed.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+# A mutant is judged by the same examples each time, and nobody reads the smallest that fails.
+settings.register_profile(
+    "mutation", deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate]
+)
 
 REPOSITORY = Path(__file__).parents[1]
 

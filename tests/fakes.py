@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import threading
 import time
 from dataclasses import dataclass, field
@@ -20,8 +21,60 @@ from feastrain.serving.history import History
 from feastrain.stores.online_rows import OnlineRows, Origin
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastapi import FastAPI
     from numpy.typing import NDArray
+
+
+@dataclass
+class Cache:
+    """What a server that may lose everything holds, and which of its lives this is."""
+
+    rows: dict[bytes, bytes] = field(default_factory=dict)
+    up: bool = True
+    run: int = 0
+
+
+class FakePrimary:
+    """A client of a `Cache`, as one of Redis: it keeps the later of two rows."""
+
+    name = "redis"
+    place = "a cache"
+    errors = (ConnectionError,)
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self.incarnation = b"-"
+
+    def ping(self) -> None:
+        if not self._cache.up:
+            message = "away"
+            raise ConnectionError(message)
+        self.incarnation = b"%d" % self._cache.run
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self.ping()
+        return [self._cache.rows.get(key) for key in keys]
+
+    def put(self, keys: Sequence[bytes], rows: Sequence[bytes], incarnation: bytes) -> None:
+        self.ping()
+        if incarnation != self.incarnation:
+            raise ConnectionError
+        for key, row in zip(keys, rows, strict=True):
+            if self._order(row) > self._order(self._cache.rows.get(key)):
+                self._cache.rows[key] = row
+
+    def close(self) -> None:
+        self._cache = Cache(up=False)
+
+    @staticmethod
+    def _order(row: bytes | None) -> tuple[int, tuple[int, ...]]:
+        """Nothing comes before what is known to be absent, and that before any row."""
+        return (
+            (-1, ()) if row is None else (len(row), struct.unpack("<qq", row[:16]) if row else ())
+        )
+
 
 CUTOFF = datetime(2012, 10, 26, 23, 59, 59, tzinfo=UTC)
 WEEK = timedelta(weeks=1)

@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from feastrain.errors import FeastrainError, UsageError
-from feastrain.training.checkpoint import Checkpoint, Saver, newest, save
+from feastrain.training.checkpoint import Checkpoint, Saver, discard, newest, save
 
 IDENTITY = {"recipe": "a", "snapshot": "b"}
 
@@ -44,8 +45,9 @@ def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
 def test_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path: Path) -> None:
     """A checkpoint made from another recipe names what differs and how to start over."""
     save(tmp_path, _checkpoint(1))
-    with pytest.raises(UsageError, match=r"recipe was a, is z.*--fresh"):
-        newest(tmp_path, IDENTITY | {"recipe": "z"})
+    told = r"epoch-0001-.* \(recipe was a, is z; snapshot was b, is None\); .* --fresh"
+    with pytest.raises(UsageError, match=told):
+        newest(tmp_path, {"recipe": "z"})
 
 
 def test_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     try:
         save(tmp_path, _checkpoint(1))
         large = Checkpoint({"weights.w": torch.zeros(100_000)}, _checkpoint(2).state)
-        with pytest.raises(FeastrainError, match="no checkpoint can be written"):
+        with pytest.raises(FeastrainError, match=r"no checkpoint can be .* from the one before$"):
             save(tmp_path, large)
         found = newest(tmp_path, IDENTITY)
         assert found is not None
@@ -95,16 +97,21 @@ def test_without_its_best_weights_a_checkpoint_is_none(tmp_path: Path, capsys) -
 
 
 def test_a_saver_names_the_best_file_in_later_checkpoints(tmp_path: Path) -> None:
-    """Saved in the background, one after the other, and each is told of."""
+    """Saved in the background, one after the other; each is told of, and knows the best so far."""
     seconds: list[float] = []
+    best = []
+    started = time.perf_counter()
     with Saver(tmp_path, seconds.append, None) as saver:
-        for epoch, best in ((1, True), (2, False), (3, False), (4, True), (5, False)):
-            saver.save(_checkpoint(epoch), best=best)
-    found = newest(tmp_path, IDENTITY)
-    assert found is not None
+        for epoch, better in ((1, True), (2, False), (3, False), (4, True), (5, False)):
+            saver.save(_checkpoint(epoch), best=better)
+            saver.wait()
+            found = newest(tmp_path, IDENTITY)
+            assert found is not None
+            assert found.best is not None
+            best.append(float(found.best["w"][0]))
+    assert [1, 1, 1, 4, 4] == best
     assert 5 == len(seconds)
-    assert found.best is not None
-    assert 4.0 == float(found.best["w"][0])
+    assert 0 < sum(seconds) < time.perf_counter() - started
 
 
 def test_a_save_that_failed_in_the_background_is_raised(tmp_path: Path) -> None:
@@ -135,3 +142,20 @@ def test_damaged_checkpoints_ahead_do_not_push_out_new_ones(tmp_path: Path) -> N
         save(tmp_path, _checkpoint(epoch)).write_bytes(b"damaged")
     save(tmp_path, _checkpoint(2))
     assert ["epoch-0002"] == [path.name[:10] for path in tmp_path.iterdir()]
+
+
+def test_one_state_is_one_file(tmp_path: Path) -> None:
+    """Whatever order its keys were noted in, the bytes, and so the name, are the same."""
+    (tmp_path / "other").mkdir()
+    made = _checkpoint(1)
+    turned = Checkpoint(made.tensors, dict(reversed(made.state.items())))
+    assert save(tmp_path, made).name == save(tmp_path / "other", turned).name
+
+
+def test_a_run_that_starts_over_keeps_no_checkpoint(tmp_path: Path) -> None:
+    """Nor what a killed save left; whatever else is in the folder stays."""
+    save(tmp_path, _checkpoint(1))
+    for name in (".epoch-0002.partial", "epoch-notes.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    discard(tmp_path)
+    assert ["epoch-notes.safetensors"] == [path.name for path in tmp_path.iterdir()]

@@ -28,18 +28,40 @@ ENTITIES = [{"shop": n // 7, "item": f"ü{n}"} for n in (*range(40), 7, 9_999)]
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
-    """Our store in each of its forms, as its configuration."""
-    redis = Redis(tmp_path_factory.mktemp("redis"))
-    primary = {"type": "redis", "connection_string": redis.address}
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serve Redis, and say where."""
+    server = Redis(tmp_path_factory.mktemp("redis"))
+    yield server.address
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Serve PostgreSQL, as keys of a store's configuration."""
     with postgres(tmp_path_factory.mktemp("postgres")) as server:
-        yield {
-            "redis-postgres": {"type": FALLBACK, "primary": primary, "fallback": server},
-            "redis-sqlite": {"type": FALLBACK, "primary": primary, "fallback": {"type": "sqlite"}},
-            "postgres": {"type": FALLBACK, "fallback": server},
-            "sqlite": {"type": FALLBACK, "fallback": {"type": "sqlite"}},
-        }
-    redis.kill()
+        yield server
+
+
+class Servers:
+    """Our store in each of its forms, as its configuration; a server starts when it is needed."""
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._request = request
+
+    def __getitem__(self, form: str) -> dict[str, Any]:
+        config: dict[str, Any] = {"type": FALLBACK, "fallback": {"type": "sqlite"}}
+        if form.endswith("postgres"):
+            config["fallback"] = self._request.getfixturevalue("database")
+        if form.startswith("redis"):
+            address = self._request.getfixturevalue("redis")
+            config["primary"] = {"type": "redis", "connection_string": address}
+        return config
+
+
+@pytest.fixture
+def servers(request: pytest.FixtureRequest) -> Servers:
+    """Whatever servers a test asks for."""
+    return Servers(request)
 
 
 FORMS = pytest.mark.parametrize("form", ["redis-postgres", "redis-sqlite", "postgres", "sqlite"])

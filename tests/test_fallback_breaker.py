@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -20,7 +22,7 @@ class Calls(RuleBasedStateMachine):
         self.breaker = Breaker(LIMITS, lambda: self.draw)
         self.in_row = 0
         self.trials = 0
-        self.opened: float | None = None
+        self.until: float | None = None  # when the wait of one that is open ends
         self.trial: float | None = None
 
     @rule(seconds=st.floats(0, 20), draw=st.floats(0, 0.999))
@@ -29,25 +31,15 @@ class Calls(RuleBasedStateMachine):
         self.now += seconds
         self.draw = draw
 
-    def _until(self) -> tuple[float, float]:
-        """Return the earliest and latest end of the wait that the model knows of."""
-        assert self.opened is not None
-        span = min(LIMITS.first_seconds * 2 ** (self.trials - 1), LIMITS.longest_seconds)
-        return self.opened + span / 2, self.opened + span
-
     @rule()
     def ask(self) -> None:
         """A closed one lets all through, an open one none, one on trial one."""
         allowed = self.breaker.allows(self.now)
-        if self.opened is None:
+        if self.until is None:
             assert allowed
             return
-        if self.trial is not None:
-            assert allowed == (self.now >= self.trial + LIMITS.trial_seconds)
-        else:
-            earliest, latest = self._until()
-            assert allowed or self.now < latest
-            assert not allowed or self.now >= earliest
+        ends = self.until if self.trial is None else self.trial + LIMITS.trial_seconds
+        assert allowed == (self.now >= ends)
         if allowed:
             self.trial = self.now
 
@@ -56,35 +48,38 @@ class Calls(RuleBasedStateMachine):
         """Any call that goes well closes it."""
         self.breaker.succeeded()
         self.in_row = self.trials = 0
-        self.opened = self.trial = None
+        self.until = self.trial = None
 
     @rule()
     def fail(self) -> None:
         """Enough failures in a row open it, a failed trial at once; a late one changes nothing."""
         self.breaker.failed(self.now)
-        if self.opened is not None and self.trial is None:
+        if self.until is not None and self.trial is None:
             return
         self.in_row += 1
         if self.trial is not None or self.in_row >= LIMITS.failures:
-            self.opened, self.trial = self.now, None
+            span = min(LIMITS.first_seconds * 2**self.trials, LIMITS.longest_seconds)
+            self.until, self.trial = self.now + span * (1 + self.draw) / 2, None
             self.trials += 1
 
-    @precondition(lambda self: self.opened is not None and self.trial is None)
+    @precondition(lambda self: self.until is not None and self.trial is None)
     @rule()
     def come_back(self) -> None:
-        """After the longest wait there is always a trial: it never stays away for good."""
-        self.now += LIMITS.longest_seconds
+        """A trial is let through as the wait ends, and not a moment sooner."""
+        assert self.until is not None
+        if self.now < self.until:
+            assert not self.breaker.allows(math.nextafter(self.until, 0))
+        self.now = max(self.now, self.until)
         self.ask()
         assert self.trial == self.now
 
     @invariant()
     def tells_its_state(self) -> None:
         """Its state is the model's."""
-        if self.opened is None:
-            expected = "closed"
-        else:
-            expected = "open" if self.trial is None else "half-open"
+        opened = "open" if self.trial is None else "half-open"
+        expected = "closed" if self.until is None else opened
         assert expected == self.breaker.state
+        assert (expected == "closed" and not self.in_row) == self.breaker.healthy
 
 
 TestCalls = Calls.TestCase

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from feastrain.dataset.labels import lay_out
 from feastrain.dataset.spine import make_spine
+from feastrain.dataset.split import Fold, backtest_folds, rolling_origins, split_cutoffs
 from feastrain.dataset.split import Split as Cutoffs
-from feastrain.dataset.split import rolling_origins, split_cutoffs
 from feastrain.errors import DataError, UsageError
 from feastrain.recipe import Features, Label, Recipe, Split
+from feastrain.recipe.data import Backtest
 
 
 def _recipe(horizon: int, validation: int, test: int, extra: int, frequency: str = "1d") -> Recipe:
@@ -67,7 +68,8 @@ def test_cutoffs_that_warm_up_train_nothing(warm_up: int, spare: int) -> None:
     split = split_cutoffs(10 + warm_up + spare, recipe)
     assert range(warm_up, warm_up + spare) == split.train
     assert {"unused"} >= {split.part_of(position) for position in range(warm_up)}
-    with pytest.raises(DataError, match=f"needs at least {11 + warm_up}"):
+    remedy = "shorten the horizon or the split" + f", or its warm_up of {warm_up}" * (warm_up > 0)
+    with pytest.raises(DataError, match=f"needs at least {11 + warm_up}: {remedy}$"):
         split_cutoffs(10 + warm_up, recipe)
 
 
@@ -100,6 +102,48 @@ def test_origins_that_do_not_fit_are_told() -> None:
     for origins, step in ((0, 1), (1, 0)):
         with pytest.raises(UsageError, match="both must be at least one"):
             rolling_origins(30, recipe, origins, step)
+
+
+def _asking(recipe: Recipe, **backtest: object) -> Recipe:
+    return recipe.model_copy(update={"backtest": Backtest.model_validate(backtest)})
+
+
+@given(
+    parts=st.tuples(sizes, sizes, sizes, st.integers(0, 5)),
+    origins=st.integers(1, 5),
+    step=st.integers(1, 6),
+    spare=st.integers(0, 20),
+)
+def test_folds_are_asked_for_by_number_or_by_date(
+    parts: tuple[int, int, int, int], origins: int, step: int, spare: int
+) -> None:
+    """The dates may come in any order, and twice; a fold ends with its last label."""
+    recipe = _recipe(*parts)
+    periods = 2 * recipe.embargo + sum(parts[:3]) - 1 + (origins - 1) * step + spare
+    names = [f"day {position:03d}" for position in range(periods)]
+    splits = rolling_origins(periods, recipe, origins, step)
+    moved = range((origins - 1) * step, -1, -step)
+    expected = [Fold(cut, periods - 1 - back) for cut, back in zip(splits, moved, strict=True)]
+    assert expected == backtest_folds(names, _asking(recipe, origins=origins, every=step))
+    dates = [names[cut.test.start] for cut in splits]
+    assert expected == backtest_folds(names, _asking(recipe, origins=[*dates[::-1], *dates]))
+
+
+@pytest.mark.parametrize(
+    ("periods", "origin", "error", "told"),
+    [
+        (30, "day 19", UsageError, "has day 19, which is no .* newest such is day 18, and others"),
+        (30, "day 3", DataError, "has day 3: the data has 15 periods, .* needs at least 16"),
+        (10, "day 8", DataError, "^the data has 10 periods, .* needs at least 16"),
+    ],
+)
+def test_a_date_that_begins_no_test_part_is_told(
+    periods: int, origin: str, error: type[Exception], told: str
+) -> None:
+    """Its labels are not all there, too few lie before it, or the data is too short for any."""
+    recipe = _asking(_recipe(horizon=2, validation=1, test=10, extra=0), origins=[origin])
+    with pytest.raises(error, match=told):
+        backtest_folds([f"day {position}" for position in range(periods)], recipe)
 
 
 FREQUENCIES = {
@@ -165,7 +209,7 @@ def test_no_label_of_a_part_closes_after_the_next_part_begins(
     try:
         folds = rolling_origins(len(panel.periods), recipe, origins, step)
     except DataError:  # too short for that many origins, but never for one
-        folds = rolling_origins(len(panel.periods), recipe, 1)
+        folds = rolling_origins(len(panel.periods), recipe, 1, step)
     for fold in folds:
         spans = _spans(recipe, table, fold)
         present = [part for part in ("train", "validation", "test") if part in spans]

@@ -70,7 +70,7 @@ class Fold:
     """Position of the last period that its labels close at: nothing later exists for it."""
 
 
-def rolling_origins(periods: int, recipe: Recipe, origins: int, step: int = 1) -> list[Split]:
+def rolling_origins(periods: int, recipe: Recipe, origins: int, step: int) -> list[Split]:
     """Return one split for each of `origins` moments, oldest first, `step` periods apart.
 
     Each is the split of the recipe as it was `step` periods before the next one: it ends that
@@ -114,12 +114,12 @@ def backtest_folds(names: list[str], recipe: Recipe) -> list[Fold]:
 
 
 def _split_at(origin: str, names: list[str], recipe: Recipe) -> Split:
-    newest = len(names) - recipe.horizon - recipe.split.test_cutoffs
+    newest = split_cutoffs(len(names), recipe).test.start
     if origin not in names[: newest + 1]:
         message = (
             f"backtest.origins has {origin}, which is no cut-off with labels for "
             f"{recipe.horizon} periods after it and the test cut-offs that follow; "
-            f"the newest such is {names[max(newest, 0)]}, and others lie whole periods before it"
+            f"the newest such is {names[newest]}, and others lie whole periods before it"
         )
         raise UsageError(message)
     try:

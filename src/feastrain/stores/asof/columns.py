@@ -62,7 +62,13 @@ def comparable(
     Raises:
         DataError: no cast of the one to the other keeps every value.
     """
-    wanted, stored = _plain(wanted), _plain(stored)
+    wanted, stored = _decoded(wanted), _decoded(stored)
+    unit = unit_of(wanted, stored)
+    try:
+        wanted, stored = _plain(wanted, unit), _plain(stored, unit)
+    except pa.ArrowInvalid as error:
+        message = f"{what} holds a value that does not fit: {error}"
+        raise DataError(message) from error
     try:
         if pa.types.is_floating(wanted.type) and pa.types.is_integer(stored.type):
             wanted = _without_nans(wanted).cast(stored.type)  # pandas makes floats of null integers
@@ -80,17 +86,21 @@ def comparable(
     raise DataError(message)
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a key column in the one type that stands for all like it."""
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the values of a column that is a dictionary."""
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        return _plain(column.cast(kind.value_type))
+    return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
+
+
+def _plain(column: pa.ChunkedArray, unit: Unit) -> pa.ChunkedArray:
+    """Return a key column in the one type that stands for all like it; `unit` is that of times."""
+    kind = column.type
     if pa.types.is_integer(kind):
         return column.cast(pa.int64())
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.large_string())
     if pa.types.is_timestamp(kind):
-        return column.cast(pa.timestamp("us", kind.tz and "UTC"), safe=False)
+        return column.cast(pa.timestamp(unit, kind.tz and "UTC"))
     return column
 
 

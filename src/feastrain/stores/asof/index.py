@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 NEVER = np.iinfo(np.int64).min
 """Stands for a missing time."""
+LAST = np.iinfo(np.int64).max
+"""Comes after every number."""
 CODES = 1 << 31
 """Key tuples are numbered anew when their numbers could outgrow this."""
 CACHED = 1 << 16
@@ -53,20 +55,18 @@ class KeyCodes:
                 distinct, self.codes = np.unique(self.codes, return_inverse=True)
                 self.codes -= int(len(distinct) > 0 and distinct[0] < 0)
                 distinct = distinct[distinct >= 0]
-                self._dense[-1], self.count = distinct, max(len(distinct), 1)
+                self._dense[-1] = np.append(distinct, LAST)
+                self.count = max(len(distinct), 1)
 
     def of(self, columns: Sequence[pa.ChunkedArray], rows: int) -> Integers:
         """Return the number of each key tuple, -1 where the source has none like it."""
         codes = np.zeros(rows, dtype=np.int64)
         for column, values, distinct in zip(columns, self._values, self._dense, strict=True):
-            number = _with_nulls(pc.index_in(column, value_set=values, skip_nulls=True))
+            number = _with_nulls(pc.index_in(column, value_set=values))
             codes = _combined(codes, number, len(values))
             if distinct is not None:
                 place = np.searchsorted(distinct, codes)
-                place[place == len(distinct)] = 0
-                found = (codes >= 0) & (len(distinct) > 0)
-                found[found] = distinct[place[found]] == codes[found]
-                codes = np.where(found, place, -1)
+                codes = np.where(distinct[place] == codes, place, -1)
         return codes
 
 
@@ -155,7 +155,7 @@ class AsofIndex:
             return (by_event, rows) if last.all() else (by_event[last], rows[last])
         by_known = by_event - by_event % count
         by_known += self._scale.at(known[rows])
-        later = np.append(np.minimum.accumulate(by_known[::-1])[::-1][1:], np.iinfo(np.int64).max)
+        later = np.append(np.minimum.accumulate(by_known[::-1])[::-1][1:], LAST)
         counts = by_known < later
         return by_known[counts], rows[counts]
 
@@ -179,7 +179,7 @@ class _Ticks:
         units = [np.gcd.reduce(part - self._first) for part in times]
         self._unit = max(int(np.gcd.reduce(units)), 1)
         self.count = (int(times[-1].max()) - self._first) // self._unit + 1
-        if self.count * keys > np.iinfo(np.int64).max // 2:
+        if self.count * keys > LAST // 2:
             self._ranked = np.unique(np.concatenate(times))
             self.count = len(self._ranked)
 
@@ -208,7 +208,7 @@ def _settle_ties(
 ) -> None:
     """Put rows of one key and event timestamp in the order they were created, in place."""
     members = np.zeros(len(rows), dtype=bool)
-    members[1:] |= tied
+    members[1:] = tied
     members[:-1] |= tied
     place = np.flatnonzero(members)
     order = np.lexsort((created[rows[place]], by_event[place]))

@@ -72,8 +72,7 @@ class Rows:
         if not whole:
             null = null | ~self.found
         if pa.types.is_timestamp(kind):  # Feast keeps seconds
-            seconds = pa.array(values, type=pa.timestamp("s", kind.tz), mask=null)
-            return seconds.cast(kind)
+            return pa.array(values, type=pa.timestamp("s"), mask=null).cast(kind)
         if values.dtype != object:
             return pa.array(values, type=kind, mask=null if null.any() else None)
         return pa.array(

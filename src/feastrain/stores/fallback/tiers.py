@@ -117,7 +117,7 @@ class Tiers:
             FeastrainError: the durable store does not answer.
         """
         if number not in self._layouts:
-            self._layouts |= self.ledger.layouts()
+            self._layouts = self.ledger.layouts()
         return self._layouts[number]
 
     def refresh(self) -> None:

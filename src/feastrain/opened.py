@@ -45,7 +45,7 @@ class Opened(ABC):
         from feastrain.recipe import load_recipe
         from feastrain.telemetry import bind
 
-        recipe = load_recipe(self.recipe_path(name))
+        recipe = load_recipe(self.recipe_path(name), self.root)
         bind(recipe=recipe.name)
         return recipe
 

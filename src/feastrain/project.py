@@ -239,7 +239,9 @@ class Project(Submission, Delivery):
         with stage("train", live=False) as current:
             path = self.recipe_path(recipe)
             gang = Gang(size.nodes, size.processes) if size else None
-            trained = train(path, snapshot, self.artifacts, fresh=fresh, link=link, gang=gang)
+            trained = train(
+                path, snapshot, self.artifacts, root=self.root, fresh=fresh, link=link, gang=gang
+            )
             bundle = load_bundle(trained.path)
             current.made(cached=trained.cached, **bundle.metrics, path=shown(trained.path))
         return bundle

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from feastrain.artifacts import MANIFEST
 from feastrain.jobs.memory import TrainingRows, need_of_rank
 from feastrain.jobs.sizing import Measured, work_seconds
-from feastrain.recipe import load_recipe, with_values
-from feastrain.training.files import USAGE
+from feastrain.recipe import with_values
+from feastrain.training.files import USAGE, recipe_of_run
 from feastrain.training.usage import Usage
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def last_measured(artifacts: Path, recipe: Recipe) -> Measured | None:
-    """Return the newest run that fitted the kinds of models of `recipe`, or None.
+    """Return the newest run that fitted the kinds of models of `recipe`, by the same code, or None.
 
     Its snapshot must still be there: what is expected of a run follows from it.
 
@@ -31,9 +31,10 @@ def last_measured(artifacts: Path, recipe: Recipe) -> Measured | None:
     found = (artifacts / "runs").glob(f"*/{USAGE}")
     for path in sorted(found, key=lambda one: one.stat().st_mtime, reverse=True):
         usage = Usage(**json.loads(path.read_text()))
-        ran = load_recipe(path.with_name("recipe.yaml"))
+        ran = recipe_of_run(path.with_name("recipe.yaml"))
         manifest = artifacts / "snapshots" / usage.snapshot / MANIFEST
-        if [model.kind for model in ran.members] == kinds and manifest.is_file():
+        same = [model.kind for model in ran.members] == kinds and ran.code == recipe.code
+        if same and manifest.is_file():
             rows = TrainingRows.of(json.loads(manifest.read_text()))
             ran = with_values(ran, {"training.processes": usage.processes})
             need = need_of_rank(rows, ran)

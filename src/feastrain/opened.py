@@ -45,9 +45,15 @@ class Opened(ABC):
         from feastrain.recipe import load_recipe
         from feastrain.telemetry import bind
 
-        recipe = load_recipe(self.recipe_path(name), self.root)
+        recipe = load_recipe(self.recipe_path(name))
         bind(recipe=recipe.name)
         return recipe
+
+    def _trainable(self, name: str | Path) -> Recipe:
+        """Read a recipe with what those files of the project say that its `model` names."""
+        from feastrain.recipe import load_recipe
+
+        return load_recipe(self.recipe_path(name), self.root)
 
     def recipe_path(self, name: str | Path) -> Path:
         """Return the file of a recipe given by name, by path, or by path within the project."""

@@ -301,7 +301,7 @@ class Project(Submission, Delivery):
         from feastrain.telemetry import stage
         from feastrain.training.tuning import tune
 
-        asked, snapshot = self.recipe(recipe), self.build(recipe)
+        asked, snapshot = self._trainable(recipe), self.build(recipe)
         with stage("tune", live=False) as current:
             about = self.recipe_path(recipe), asked, snapshot, self.artifacts
             tuned = tune(*about, trials, settings=self.settings)

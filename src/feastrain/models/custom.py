@@ -135,6 +135,7 @@ def as_onnx(module: nn.Module, architecture: dict[str, Any], batches: list[Any])
                 dynamic_shapes=(({0: rows},) * len(given),),
                 opset_version=OPSET,
                 dynamo=True,
+                optimize=False,
                 verbose=False,
             )
     except ModuleNotFoundError as error:

@@ -9,6 +9,7 @@ import torch
 
 from feastrain import Project
 from feastrain.errors import ArtifactError, RecipeError, UsageError
+from feastrain.jobs.measured import last_measured
 from feastrain.jobs.memory import TrainingRows, need_of_rank
 from feastrain.jobs.train import Run
 from feastrain.models.architecture import architecture, drawn
@@ -17,6 +18,7 @@ from feastrain.models.network import Network, rehearse
 from feastrain.recipe import Recipe, load_recipe, with_values
 from feastrain.settings import Settings
 from feastrain.training.files import recipe_of_run
+from feastrain.training.usage import Usage
 from pages import DOCS, run_page
 from tiny_snapshot import COLUMNS, tiny_recipe, tiny_snapshot, tiny_tables
 
@@ -66,7 +68,7 @@ def rehearsed(recipe: Recipe, *, export: bool = False) -> None:
 def test_the_how_to_ends_in_forecasts_that_need_no_code(
     demand: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model of the project's own is trained, scored and served; then its code is poison."""
+    """A model of the project's own is trained, scored and forecast with; then its code is gone."""
     root = tmp_path / "demand"
     shutil.copytree(demand.root, root, symlinks=True)
     monkeypatch.chdir(root)
@@ -77,7 +79,7 @@ def test_the_how_to_ends_in_forecasts_that_need_no_code(
     made = project.predict("gru").path.read_bytes()
     shutil.rmtree(root / "artifacts" / "forecasts")
     shutil.rmtree(root / "artifacts" / "runs")
-    (root / "models" / "gru.py").write_text("raise SystemExit('a server ran me')")
+    shutil.rmtree(root / "models")
     assert made == project.predict("gru").path.read_bytes()
     assert [] == list(bundle.path.rglob("*.py"))
     assert "class Gru" not in (bundle.path / "lineage.json").read_text()
@@ -168,6 +170,24 @@ def test_what_the_file_says_is_what_the_run_is(tmp_path: Path) -> None:
     (run.folder / "code" / "models" / "net.py").write_text("raise SystemExit('not what was kept')")
     with pytest.raises(ArtifactError, match=r"net.py is damaged"):
         recipe_of_run(run.folder / "recipe.yaml")
+
+
+def test_a_run_is_measured_by_runs_of_the_same_code(demand: Project, tmp_path: Path) -> None:
+    """Other code is not run for it; a trial of `tune`, which keeps no recipe, is passed over."""
+    (tmp_path / "snapshots").symlink_to(demand.artifacts / "snapshots")
+    snapshot, path = demand.snapshot("smoke"), write(tmp_path)
+    recipe = load_recipe(path, tmp_path)
+    run = Run.of(recipe, snapshot, tmp_path)
+    run.prepare(path, recipe)
+    trial = tmp_path / "runs" / "trial"
+    trial.mkdir()
+    for folder, peak in {run.folder: 1, trial: 2}.items():
+        Usage(snapshot.fingerprint, 1, peak, 0, None).save(folder)
+    measured = last_measured(tmp_path, recipe)
+    assert measured is not None
+    assert 1 == measured.peak_bytes
+    other = read(tmp_path, HEAD + SOUND + "# another line\n")
+    assert last_measured(tmp_path, other) is None
 
 
 def test_a_network_is_sized_and_tuned_by_its_options(tmp_path: Path) -> None:

@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 def last_measured(artifacts: Path, recipe: Recipe) -> Measured | None:
     """Return the newest run that fitted the kinds of models of `recipe`, by the same code, or None.
 
-    Its snapshot must still be there: what is expected of a run follows from it.
+    Its snapshot must still be there: what is expected of a run follows from it. Trials of `tune`,
+    which keep no recipe, are passed over.
 
     Args:
         artifacts: the project's folder.
         recipe: what is to be trained.
     """
     kinds = [model.kind for model in recipe.members]
-    found = (artifacts / "runs").glob(f"*/{USAGE}")
+    used = (artifacts / "runs").glob(f"*/{USAGE}")
+    found = [path for path in used if path.with_name("recipe.yaml").is_file()]
     for path in sorted(found, key=lambda one: one.stat().st_mtime, reverse=True):
         usage = Usage(**json.loads(path.read_text()))
         ran = recipe_of_run(path.with_name("recipe.yaml"))

@@ -25,14 +25,21 @@ from tiny_snapshot import COLUMNS, tiny_recipe, tiny_snapshot, tiny_tables
 ENCODER = fit(COLUMNS, *tiny_tables())
 
 HEAD = """
+from __future__ import annotations
+from dataclasses import astuple, dataclass
 import torch
 from torch import nn
 from feastrain.models.mlp import increasing
 
+@dataclass
+class Shape:
+    horizon: int
+    quantiles: int
+
 class Net(nn.Module):
     def __init__(self, *, row_numbers=0, static_numbers=0, horizon, quantiles, width=3, **sizes):
         super().__init__()
-        self.shape = horizon, len(quantiles)
+        self.shape = astuple(Shape(horizon, len(quantiles)))
         self.head = nn.Linear(row_numbers + static_numbers, horizon * len(quantiles))
 """
 SOUND = """

@@ -8,6 +8,7 @@ Shapes as in `feastrain.models.encoder`, with B rows of a batch for N; Q quantil
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from dataclasses import fields
 from hashlib import sha256
@@ -69,9 +70,10 @@ def make(model: PythonModel | None, architecture: dict[str, Any]) -> nn.Module:
     for about in ("kind", "network", "sha256", "options"):
         del given[about]
     try:
-        names = ModuleType("feastrain_network").__dict__
-        exec(compile(model.source, where, "exec"), names)  # noqa: S102 - the recipe's own code
-        kind = names.get(name)
+        code = ModuleType(f"feastrain_network_{architecture['sha256']}")
+        sys.modules[code.__name__] = code  # where dataclasses look their annotations up
+        exec(compile(model.source, where, "exec"), vars(code))  # noqa: S102 - the recipe's own
+        kind = getattr(code, name, None)
         if isinstance(kind, type) and issubclass(kind, nn.Module):
             return kind(**given)
     except Exception as error:

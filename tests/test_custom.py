@@ -127,6 +127,11 @@ def test_the_how_to_ends_in_forecasts_that_need_no_code(
             "models/net.py:Net has weights that play no part in its answer (idle.weight)",
         ),
         (
+            HEAD
+            + SOUND.replace("free, 1", "free + nn.functional.one_hot(batch.category_BC).sum(), 1"),
+            "models/net.py:Net fails on a batch: RuntimeError: one_hot is only applicable to index",
+        ),
+        (
             HEAD + SOUND.replace("free, 1", "free / batch.unit_B[:, None, None], 1"),
             "models/net.py:Net fails on a batch: AttributeError",
         ),
@@ -144,6 +149,13 @@ def test_a_network_that_cannot_be_trained_is_one_line(
     line = str(raised.value)
     assert told in line
     assert 1 == len(line.splitlines())
+
+
+def test_an_option_takes_no_place_of_a_size(tmp_path: Path) -> None:
+    """The horizon is the recipe's."""
+    told = "Net cannot be made: TypeError: .* multiple values for keyword argument 'horizon'"
+    with pytest.raises(RecipeError, match=told):
+        rehearsed(read(tmp_path, more=", options: {horizon: 9}"))
 
 
 @pytest.mark.parametrize("network", ["net.py", "../net.py:Net", "/net.py:Net", "net.txt:Net"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from dataclasses import fields
 from hashlib import sha256
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -66,16 +65,15 @@ def make(model: PythonModel | None, architecture: dict[str, Any]) -> nn.Module:
             "trains it; train it there again"
         )
         raise UsageError(message)
-    given = {**architecture, **architecture["options"]}
-    for about in ("kind", "network", "sha256", "options"):
-        del given[about]
+    about_code = ("kind", "network", "sha256", "options")
+    sizes = {key: value for key, value in architecture.items() if key not in about_code}
     try:
         code = ModuleType(f"feastrain_network_{architecture['sha256']}")
         sys.modules[code.__name__] = code  # where dataclasses look their annotations up
         exec(compile(model.source, where, "exec"), vars(code))  # noqa: S102 - the recipe's own
         kind = getattr(code, name, None)
         if isinstance(kind, type) and issubclass(kind, nn.Module):
-            return kind(**given)
+            return kind(**sizes, **architecture["options"])
     except Exception as error:
         message = f"{where}: {name} cannot be made: {_told(error)}"
         raise RecipeError(message) from error
@@ -94,7 +92,7 @@ def check(module: nn.Module, architecture: dict[str, Any], batch: Batch | Window
     name = architecture["network"]
     shape = (len(batch.unit_B), architecture["horizon"], len(architecture["quantiles"]))
     try:
-        answer = module(_given(batch))
+        answer = module(SimpleNamespace(**_read(batch)))
     except Exception as error:
         message = f"{name} fails on a batch: {_told(error)}"
         raise RecipeError(message) from error
@@ -123,7 +121,7 @@ def as_onnx(module: nn.Module, architecture: dict[str, Any], batches: list[Any])
         UsageError: a package is not installed.
     """
     name, module = architecture["network"], module.eval()
-    given = vars(_given(batches[0]))
+    given = _given(batches[0])
     rows = torch.export.Dim("rows", min=1)
     # It warns of packages that no network of ours needs.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -166,13 +164,17 @@ class _ByPosition(nn.Module):
         return self.module(SimpleNamespace(**dict(zip(self._names, tensors, strict=True))))
 
 
-def _given(batch: Batch | WindowBatch) -> SimpleNamespace:
-    """Return a batch as a graph reads it: with 64-bit codes, and nothing that it is not given."""
-    tensors = {of.name: getattr(batch, of.name) for of in fields(batch)}
-    for name in NOT_GIVEN:
-        del tensors[name]
-    codes = {name: tensor.long() for name, tensor in tensors.items() if "category" in name}
-    return SimpleNamespace(**(tensors | codes))
+def _read(batch: Batch | WindowBatch) -> dict[str, Tensor]:
+    """Return what a forecast may read of a batch."""
+    return {name: tensor for name, tensor in vars(batch).items() if name not in NOT_GIVEN}
+
+
+def _given(batch: Batch | WindowBatch) -> dict[str, Tensor]:
+    """Return it as a graph reads it, with 64-bit codes."""
+    return {
+        name: tensor.long() if "category" in name else tensor
+        for name, tensor in _read(batch).items()
+    }
 
 
 def _fault(answer: Any, shape: tuple[int, ...]) -> str | None:
@@ -190,12 +192,12 @@ def _require_the_same(module: nn.Module, content: bytes, name: str, batches: lis
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    read = [given.name for given in session.get_inputs()]
     for batch in batches:
         given = _given(batch)
         with torch.no_grad():
-            expected = module(given).numpy()
-        (actual,) = session.run(None, {of: getattr(given, of).numpy() for of in read})
+            expected = module(SimpleNamespace(**given)).numpy()
+        arrays = {of: tensor.numpy() for of, tensor in given.items()}
+        (actual,) = session.run(None, arrays)
         alike = expected.shape == actual.shape and np.allclose(
             expected, actual, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True
         )

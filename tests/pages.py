@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,18 +15,50 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def run_page(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the lines of a page's `sh` blocks: `cd FOLDER` and `feastrain VERB ...`."""
-    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
-        for line in block.splitlines():
-            program, *arguments = words = shlex.split(line, comments=True)
-            if program == "cd":
-                monkeypatch.chdir(arguments[0])
-                continue
-            assert program == "feastrain", line
-            monkeypatch.setattr("sys.argv", words)
-            with pytest.raises(SystemExit) as ended:
-                main()
-            assert ended.value.code == 0, line
+    """Do what a page's blocks say, from the first to the last.
+
+    The lines of `sh` are run: `cd FOLDER`, `cp FROM TO` and `feastrain VERB ...`, which ends with
+    0, or as its comment says: `# exit code 4`. A `diff` is applied, and a block of another language
+    that begins with a file's name in a comment becomes that file.
+    """
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    for language, block in blocks:
+        if language == "sh":
+            for line in block.splitlines():
+                _run_line(line, monkeypatch)
+        elif language == "diff":
+            _apply(block)
+        elif named := re.match(r"(?:#|--) (\S+\.\w+)\n", block):
+            path = Path(named[1])
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block[named.end() :])
+
+
+def _run_line(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *arguments = words = shlex.split(line, comments=True)
+    if program == "cd":
+        monkeypatch.chdir(arguments[0])
+        return
+    if program == "cp":
+        shutil.copyfile(*arguments)
+        return
+    assert program == "feastrain", line
+    code = re.search(r"# exit code (\d+)", line)
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == (int(code[1]) if code else 0), line
+
+
+def _apply(diff: str) -> None:
+    """Change a file as a diff says, whose `@@` need not say at which line."""
+    head, *lines = diff.splitlines()
+    path = Path(head.removeprefix("--- "))
+    for hunk in "\n".join(lines).split("@@\n"):
+        kept = [[line[1:] for line in hunk.splitlines() if line[:1] != sign] for sign in "+-"]
+        before, after = ("".join(f"{line}\n" for line in side) for side in kept)
+        assert 1 == path.read_text().count(before), before
+        path.write_text(path.read_text().replace(before, after))
 
 
 def run_notebook(notebook: Path) -> list[object]:

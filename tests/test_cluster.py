@@ -214,7 +214,7 @@ def _rendered(
     (artifacts / "snapshots").symlink_to(snapshot.path.parent)
     recipe = load_recipe(path)
     run = Run.of(recipe, snapshot, artifacts)
-    run.prepare(path)
+    run.prepare(path, recipe)
     objects = render(recipe, run.fingerprint, run.arguments(str), Size(nodes), Cluster())
     (python, *rest) = objects[0]["spec"]["trainer"]["command"]
     assert "python" == python

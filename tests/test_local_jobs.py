@@ -59,7 +59,7 @@ def prepared(
     """Return a run that is ready to be sent."""
     asked = load_recipe(recipe)
     run = Run.of(asked, snapshot, artifacts)
-    run.prepare(recipe)
+    run.prepare(recipe, asked)
     gang = gang or Gang.of(asked.training)
     run.request(artifacts / "bundles" / asked.name, gang, fresh=fresh).save(run.folder)
     return run

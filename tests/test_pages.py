@@ -45,6 +45,21 @@ def test_a_candidate_is_promoted(
     assert demand.bundle("smoke").fingerprint == Project(root).bundle("smoke").fingerprint
 
 
+def test_a_feature_is_added_and_a_leaky_one_refused(
+    demand: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model reads one feature more; of the one that knows the future there is no snapshot."""
+    root = tmp_path / "demand"
+    shutil.copytree(demand.root, root, symlinks=True)
+    monkeypatch.chdir(root)
+    run_page(DOCS / "how-to" / "add-a-feature.md", monkeypatch)
+    before, after = demand.snapshot("smoke"), Project(root).snapshot("smoke")
+    more = {*after.columns.observed} - {*before.columns.observed}
+    assert {"dept_sales_mean_4"} == more
+    kept = {path.resolve().parent.name for path in root.glob("artifacts/snapshots/*/manifest.json")}
+    assert {before.fingerprint, after.fingerprint} == kept
+
+
 def test_the_notebook_runs(
     small_tables: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,8 +41,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(here: Path, tmp_path: Path) -> Run:
     """The same run, on the volume that pods share."""
     snapshot, path = tiny_snapshot(tmp_path / "snapshots"), tiny_recipe(tmp_path, EPOCHS)
-    made = Run.of(load_recipe(path), snapshot, tmp_path)
-    made.prepare(path)
+    recipe = load_recipe(path)
+    made = Run.of(recipe, snapshot, tmp_path)
+    made.prepare(path, recipe)
     return made
 
 

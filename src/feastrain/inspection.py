@@ -96,7 +96,7 @@ class Inspection(Opened):
             known = ", ".join(queues) or "none"
             message = f"no queue {queue!r} in FEASTRAIN_QUEUES; there is {known}"
             raise UsageError(message)
-        asked = self.recipe(recipe)
+        asked = self._trainable(recipe)
         if processes is not None:
             asked = with_values(asked, {"training.processes": processes})
         rows = TrainingRows.of(self.snapshot(asked.name).manifest)

@@ -49,6 +49,12 @@ class Opened(ABC):
         bind(recipe=recipe.name)
         return recipe
 
+    def _trainable(self, name: str | Path) -> Recipe:
+        """Read a recipe with what those files of the project say that its `model` names."""
+        from feastrain.recipe import load_recipe
+
+        return load_recipe(self.recipe_path(name), self.root)
+
     def recipe_path(self, name: str | Path) -> Path:
         """Return the file of a recipe given by name, by path, or by path within the project."""
         by_name = self.root / "recipes" / f"{name}.yaml"

@@ -239,7 +239,9 @@ class Project(Submission, Delivery):
         with stage("train", live=False) as current:
             path = self.recipe_path(recipe)
             gang = Gang(size.nodes, size.processes) if size else None
-            trained = train(path, snapshot, self.artifacts, fresh=fresh, link=link, gang=gang)
+            trained = train(
+                path, snapshot, self.artifacts, root=self.root, fresh=fresh, link=link, gang=gang
+            )
             bundle = load_bundle(trained.path)
             current.made(cached=trained.cached, **bundle.metrics, path=shown(trained.path))
         return bundle
@@ -299,7 +301,7 @@ class Project(Submission, Delivery):
         from feastrain.telemetry import stage
         from feastrain.training.tuning import tune
 
-        asked, snapshot = self.recipe(recipe), self.build(recipe)
+        asked, snapshot = self._trainable(recipe), self.build(recipe)
         with stage("tune", live=False) as current:
             about = self.recipe_path(recipe), asked, snapshot, self.artifacts
             tuned = tune(*about, trials, settings=self.settings)

@@ -41,7 +41,7 @@ class Submission(Inspection):
         run = self._run(recipe)
         if run.is_done(fresh=fresh):
             return None
-        run.prepare(self.recipe_path(recipe))
+        run.prepare(self.recipe_path(recipe), self._trainable(recipe))
         asked, size = self.recipe(recipe), size or self.job_size(recipe, on=on)
         return send(on, asked, run, self.artifacts, size, fresh=fresh)
 
@@ -58,7 +58,7 @@ class Submission(Inspection):
         from feastrain.jobs.places import trainer_of
 
         run, size = self._run(recipe), size or self.job_size(recipe)
-        run.prepare(self.recipe_path(recipe))
+        run.prepare(self.recipe_path(recipe), self._trainable(recipe))
         return trainer_of(run, self.bundle_pointer(recipe), size)
 
     def show_job(
@@ -135,10 +135,10 @@ class Submission(Inspection):
         asked, cluster, run = self.recipe(recipe), load_cluster(), self._run(recipe)
         seen = partial(inside, artifacts=self.artifacts, cluster=cluster)
         objects = render(asked, run.fingerprint, run.arguments(seen), size, cluster)
-        run.prepare(self.recipe_path(recipe))
+        run.prepare(self.recipe_path(recipe), self._trainable(recipe))
         return objects
 
     def _run(self, recipe: str | Path) -> Run:
         from feastrain.jobs.train import Run
 
-        return Run.of(self.recipe(recipe), self.build(recipe), self.artifacts)
+        return Run.of(self._trainable(recipe), self.build(recipe), self.artifacts)

@@ -126,11 +126,11 @@ def explain(snapshot: Snapshot, bundle: Bundle, directory: Path, part: Part = "t
 
 
 def networks(bundle: Bundle) -> list[Network]:
-    """Return the bundle's networks as PyTorch runs them, to look into them."""
+    """Return the bundle's networks as PyTorch runs them, to look into them; those of our own."""
     return [
         Network.load(member.folder, member.architecture) if isinstance(member, Exported) else member
         for member in bundle.members
-        if isinstance(member, Exported | Network)
+        if isinstance(member, Exported | Network) and member.architecture["kind"] != "python"
     ]
 
 

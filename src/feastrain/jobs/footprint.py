@@ -18,13 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from feastrain.models.architecture import make_module
-from feastrain.models.batches import Batch
+from feastrain.models.architecture import example, make_module
 from feastrain.models.losses import pinball_loss
-from feastrain.models.windows import WindowBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from feastrain.models.batches import Batch
+    from feastrain.models.windows import WindowBatch
+    from feastrain.recipe import Member
 
 FLOAT = 4
 
@@ -47,6 +49,7 @@ def footprint(
     batch_rows: int,
     score_rows: int,
     *,
+    model: Member | None = None,
     recompute: bool = False,
     precision: str = "float32",
 ) -> Step:
@@ -56,14 +59,14 @@ def footprint(
         architecture: of the network, as `feastrain.models.architecture` describes it.
         batch_rows: B, rows of a step on one rank.
         score_rows: rows of a batch that is only scored.
+        model: of the recipe, where the network is code of the project.
         recompute: whether activations are computed again.
         precision: of the forward pass.
     """
     with FakeTensorMode():
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             # PyTorch warns of a part of the network that reads nothing.
-            module = make_module(architecture).train()
-        module.recompute = recompute
+            module = make_module(architecture, model, recompute=recompute).train()
         quantiles = torch.tensor(architecture["quantiles"])
 
         def learn() -> None:
@@ -133,30 +136,8 @@ def _peak(step: Callable[[], None]) -> int:
 
 
 def _examples(
-    about: dict[str, Any], rows: int
+    architecture: dict[str, Any], rows: int
 ) -> tuple[Batch | WindowBatch, torch.Tensor, torch.Tensor]:
     """Return a batch of an architecture's shapes, labels [B, H] and weights [B, H]."""
-    horizon = about["horizon"]
-    known = len(about["known_vocabularies"])
-    ahead = {
-        "step_BHS": torch.zeros(rows, horizon, about["step_numbers"]),
-        "known_BHK": torch.zeros(rows, horizon, about["known_numbers"]),
-        "known_category_BHD": torch.zeros(rows, horizon, known, dtype=torch.int32),
-        "unit_B": torch.ones(rows),
-    }
-    label_BH, weight_BH = torch.zeros(rows, horizon), torch.ones(rows, horizon)
-    if about["kind"] == "mlp":
-        codes = torch.zeros(rows, len(about["row_vocabularies"]), dtype=torch.int32)
-        row_BF = torch.zeros(rows, about["row_numbers"])
-        return Batch(row_BF=row_BF, category_BC=codes, **ahead), label_BH, weight_BH
-    context = about["context"]
-    batch = WindowBatch(
-        static_BF=torch.zeros(rows, about["static_numbers"]),
-        category_BC=torch.zeros(rows, len(about["static_vocabularies"]), dtype=torch.int64),
-        past_BLO=torch.zeros(rows, context, about["observed_numbers"]),
-        past_known_BLK=torch.zeros(rows, context, about["known_numbers"]),
-        past_category_BLD=torch.zeros(rows, context, known, dtype=torch.int64),
-        valid_BL=torch.ones(rows, context),
-        **ahead,
-    )
-    return batch, label_BH, weight_BH
+    shape = rows, architecture["horizon"]
+    return example(architecture, rows), torch.zeros(shape), torch.ones(shape)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from feastrain.artifacts import MANIFEST
 from feastrain.jobs.memory import TrainingRows, need_of_rank
 from feastrain.jobs.sizing import Measured, work_seconds
-from feastrain.recipe import load_recipe, with_values
-from feastrain.training.files import USAGE
+from feastrain.recipe import with_values
+from feastrain.training.files import USAGE, recipe_of_run
 from feastrain.training.usage import Usage
 
 if TYPE_CHECKING:
@@ -19,21 +19,24 @@ if TYPE_CHECKING:
 
 
 def last_measured(artifacts: Path, recipe: Recipe) -> Measured | None:
-    """Return the newest run that fitted the kinds of models of `recipe`, or None.
+    """Return the newest run that fitted the kinds of models of `recipe`, by the same code, or None.
 
-    Its snapshot must still be there: what is expected of a run follows from it.
+    Its snapshot must still be there: what is expected of a run follows from it. Trials of `tune`,
+    which keep no recipe, are passed over.
 
     Args:
         artifacts: the project's folder.
         recipe: what is to be trained.
     """
     kinds = [model.kind for model in recipe.members]
-    found = (artifacts / "runs").glob(f"*/{USAGE}")
+    used = (artifacts / "runs").glob(f"*/{USAGE}")
+    found = [path for path in used if path.with_name("recipe.yaml").is_file()]
     for path in sorted(found, key=lambda one: one.stat().st_mtime, reverse=True):
         usage = Usage(**json.loads(path.read_text()))
-        ran = load_recipe(path.with_name("recipe.yaml"))
+        ran = recipe_of_run(path.with_name("recipe.yaml"))
         manifest = artifacts / "snapshots" / usage.snapshot / MANIFEST
-        if [model.kind for model in ran.members] == kinds and manifest.is_file():
+        same = [model.kind for model in ran.members] == kinds and ran.code == recipe.code
+        if same and manifest.is_file():
             rows = TrainingRows.of(json.loads(manifest.read_text()))
             ran = with_values(ran, {"training.processes": usage.processes})
             need = need_of_rank(rows, ran)

@@ -14,12 +14,12 @@ from feastrain.jobs.footprint import FLOAT, Step, footprint
 from feastrain.models.architecture import architecture
 from feastrain.models.encoder import Encoder, Number
 from feastrain.models.network import CHUNK
-from feastrain.recipe import BaselineModel, FeatureColumns, MLPModel, TFTModel, TreesModel
+from feastrain.recipe import BaselineModel, FeatureColumns, PythonModel, TFTModel, TreesModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from feastrain.recipe import Recipe
+    from feastrain.recipe import Member, Recipe
 
 LIBRARIES = 430 << 20
 """Python, PyTorch, Arrow and what they reserve at once."""
@@ -129,7 +129,7 @@ def _need(rows: TrainingRows, recipe: Recipe) -> Need:
     (model,) = recipe.members
     encoder = _widest_encoder(rows)
     fitted = _fitted(rows, recipe)
-    encoded = ENCODED[model.kind] * FLOAT * _words(model, encoder) * fitted
+    encoded = ENCODED[_like(model)] * FLOAT * _words(model, encoder) * fitted
     encoded *= REFITTED if recipe.training.refit else 1
     table = round(TABLES * rows.row_bytes * rows.every + encoded)
     if isinstance(model, TreesModel | BaselineModel):
@@ -139,13 +139,25 @@ def _need(rows: TrainingRows, recipe: Recipe) -> Need:
     batch = max(1, min(training.batch_rows, fitted // training.processes))
     scored = max(1, min(max(8 * training.batch_rows, CHUNK), rows.validation))
     step = footprint(
-        made, batch, scored, recompute=training.recompute, precision=training.precision
+        made,
+        batch,
+        scored,
+        model=model,
+        recompute=training.recompute,
+        precision=training.precision,
     )
     live = max(step.train_bytes + _recurrent(model, batch, rows), step.score_bytes)
     copies = WEIGHTS + (BUCKETS if training.processes > 1 else 0)
     lost = RECOMPUTED if training.recompute else FRAGMENTED
-    resident = round(lost[model.kind] * live) + copies * FLOAT * step.parameters
+    resident = round(lost[_like(model)] * live) + copies * FLOAT * step.parameters
     return Need(LIBRARIES + NETWORK, table, resident, step)
+
+
+def _like(model: Member) -> str:
+    """Return the kind of ours that needs what the model does."""
+    if isinstance(model, PythonModel):
+        return "tft" if model.context else "mlp"
+    return model.kind
 
 
 def _fitted(rows: TrainingRows, recipe: Recipe) -> int:
@@ -157,7 +169,7 @@ def _fitted(rows: TrainingRows, recipe: Recipe) -> int:
     return min(fitted, rows.every)
 
 
-def _words(model: MLPModel | TFTModel | TreesModel | BaselineModel, encoder: Encoder) -> int:
+def _words(model: Member, encoder: Encoder) -> int:
     """Return the numbers and codes of an encoded row with its labels; for trees, of all steps."""
     horizon = encoder.columns.horizon
     of_row = 1 + 2 * len(encoder.rows) + len(encoder.row_categories)
@@ -168,8 +180,8 @@ def _words(model: MLPModel | TFTModel | TreesModel | BaselineModel, encoder: Enc
     return of_row + 2 + horizon * (of_step + 2)
 
 
-def _recurrent(model: MLPModel | TFTModel, batch: int, rows: TrainingRows) -> int:
-    if isinstance(model, MLPModel):
+def _recurrent(model: Member, batch: int, rows: TrainingRows) -> int:
+    if not isinstance(model, TFTModel):
         return 0
     return LSTM * FLOAT * batch * model.hidden * (model.context + rows.columns.horizon)
 

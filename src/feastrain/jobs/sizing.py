@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from feastrain.errors import UsageError
 from feastrain.jobs.memory import HEADROOM, Need, need_of_rank
-from feastrain.recipe import with_values
+from feastrain.recipe import NETWORKS, with_values
 from feastrain.settings import Queue
 from feastrain.shown import Shown
 
@@ -222,7 +222,7 @@ def work_seconds(rows: TrainingRows, recipe: Recipe, need: Need) -> float:
         for member in recipe.members
         if member.kind == "trees"
     )
-    networks = sum(member.kind in {"mlp", "tft"} for member in recipe.members)
+    networks = sum(member.kind in NETWORKS for member in recipe.members)
     a_row = need.network.flops_a_row if need.network else 0.0
     # Forward and twice as much backward; validation rows forward alone.
     learnt = networks * training.epochs * a_row * (3 * rows.train + rows.validation)

@@ -12,6 +12,7 @@ from feastrain.jobs.cluster import job_name
 from feastrain.jobs.job import Gang
 from feastrain.jobs.record import Request, alone_in, noting_the_end
 from feastrain.recipe import load_recipe
+from feastrain.training.files import keep_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +40,11 @@ class Run:
         folder, bundle = artifacts / "runs" / name, artifacts / "bundles" / name
         return cls(name, recipe.name, snapshot.path, folder, bundle)
 
-    def prepare(self, recipe_path: Path) -> None:
-        """Make its folder, which holds the recipe as it was."""
+    def prepare(self, recipe_path: Path, recipe: Recipe) -> None:
+        """Make its folder, which holds the recipe as it was, and the code that it names."""
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(recipe_path, self.folder / "recipe.yaml")
+        keep_code(self.folder, recipe)
 
     @property
     def name(self) -> str:
@@ -81,11 +83,12 @@ class Trained:
     cached: bool
 
 
-def train(
+def train(  # noqa: PLR0913 - what is trained, where, and what becomes of it
     recipe_path: Path,
     snapshot: Snapshot,
     artifacts: Path,
     *,
+    root: Path | None = None,
     fresh: bool = False,
     link: str | None = "",
     gang: Gang | None = None,
@@ -100,6 +103,7 @@ def train(
         recipe_path: the recipe.
         snapshot: what to train on.
         artifacts: the project's folder.
+        root: the project, where the recipe names code of its own.
         fresh: start over.
         link: what the name of the link that leads to the bundle has after the recipe's: nothing
             for the one that is served; None for no link, of a rehearsal of a past day.
@@ -109,7 +113,7 @@ def train(
         InterruptedRun: it was asked to stop, and a checkpoint was saved.
         FeastrainError: a rank failed; the message is its own.
     """
-    recipe = load_recipe(recipe_path)
+    recipe = load_recipe(recipe_path, root)
     run = Run.of(recipe, snapshot, artifacts)
     pointer = artifacts / "bundles" / recipe.name
     request = run.request(pointer, gang or Gang.of(recipe.training), fresh=fresh)
@@ -117,7 +121,7 @@ def train(
     if cached:
         open_manifest(run.bundle)
     else:
-        run.prepare(recipe_path)
+        run.prepare(recipe_path, recipe)
         with alone_in(run.folder), noting_the_end(run.folder):
             request.note(run.folder)
             run_request(request, run.folder)

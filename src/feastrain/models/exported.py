@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from feastrain.models.encoder import Encoder
 
 GRAPH, WEIGHTS, DESCRIPTION = "model.onnx", "model.safetensors", "model.json"
-CHUNK = {"mlp": 256, "tft": 8}
-"""Rows of one run, by kind of network: what they become on the way still fits a cache."""
+CHUNK = {False: 256, True: 8}
+"""Rows of one run, by whether they look back: what they become on the way still fits a cache."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Exported:
         """Return [N, H, Q] quantiles in the unit of the label, in row order."""
         quantiles = len(self.architecture["quantiles"])
         in_units_NHQ = np.zeros((len(rows), encoder.columns.horizon, quantiles))
-        size = CHUNK[self.architecture["kind"]]
+        size = CHUNK[self.looks_back]
         if len(rows):
             given = give(self.architecture, encoder, rows, known, past)
             for start in range(0, len(rows), size):

@@ -75,7 +75,7 @@ def give(
         known: known-ahead features, H rows in step order for each cut-off.
         past: the rows of earlier cut-offs, for a network that looks back; None for none.
     """
-    if architecture["kind"] == "mlp":
+    if "context" not in architecture:
         return RowsGiven(encoder, rows, known)
     context = int(architecture["context"])
     frequency = timedelta(seconds=architecture["frequency_s"])

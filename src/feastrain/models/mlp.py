@@ -29,16 +29,23 @@ RUNS = 8
 """Into how many runs of rows a batch is cut when activations are computed again."""
 
 
-def architecture(model: MLPModel, encoder: Encoder) -> dict[str, Any]:
-    """Return everything `MLP` is made from, as plain JSON values."""
+def sizes(encoder: Encoder) -> dict[str, Any]:
+    """Return the sizes of what a network reads that does not look back."""
     return {
-        "kind": "mlp",
         "row_numbers": 1 + width(encoder.rows),
         "step_numbers": width(encoder.stepped),
         "known_numbers": width(encoder.known),
         "row_vocabularies": [len(encoder.vocabularies[n]) + 1 for n in encoder.row_categories],
         "known_vocabularies": [len(encoder.vocabularies[n]) + 1 for n in encoder.known_categories],
         "horizon": encoder.columns.horizon,
+    }
+
+
+def architecture(model: MLPModel, encoder: Encoder) -> dict[str, Any]:
+    """Return everything `MLP` is made from, as plain JSON values."""
+    return {
+        "kind": "mlp",
+        **sizes(encoder),
         "hidden": list(model.hidden),
         "embedding": model.embedding,
         "dropout": model.dropout,

@@ -44,6 +44,21 @@ cost more time and save nothing: what is kept elsewhere then sets the peak.
 """
 
 
+def sizes(encoder: Encoder, context: int) -> dict[str, Any]:
+    """Return the sizes of what a network reads that looks back on `context` periods."""
+    words = {name: len(values) + 1 for name, values in encoder.vocabularies.items()}
+    return {
+        "static_numbers": 1 + len(encoder.static_numbers),
+        "static_vocabularies": [words[name] for name in encoder.row_categories],
+        "observed_numbers": len(encoder.observed_numbers),
+        "known_numbers": len(encoder.known),
+        "step_numbers": len(encoder.stepped),
+        "known_vocabularies": [words[name] for name in encoder.known_categories],
+        "context": context,
+        "horizon": encoder.columns.horizon,
+    }
+
+
 def architecture(model: TFTModel, encoder: Encoder) -> dict[str, Any]:
     """Return everything `TFT` is made from, as plain JSON values.
 
@@ -56,17 +71,9 @@ def architecture(model: TFTModel, encoder: Encoder) -> dict[str, Any]:
             "name a stepped feature, or choose kind: mlp"
         )
         raise RecipeError(message)
-    sizes = {name: len(words) + 1 for name, words in encoder.vocabularies.items()}
     return {
         "kind": "tft",
-        "static_numbers": 1 + len(encoder.static_numbers),
-        "static_vocabularies": [sizes[name] for name in encoder.row_categories],
-        "observed_numbers": len(encoder.observed_numbers),
-        "known_numbers": len(encoder.known),
-        "step_numbers": len(encoder.stepped),
-        "known_vocabularies": [sizes[name] for name in encoder.known_categories],
-        "context": model.context,
-        "horizon": encoder.columns.horizon,
+        **sizes(encoder, model.context),
         "width": model.hidden,
         "heads": model.heads,
         "dropout": model.dropout,

@@ -22,12 +22,14 @@ from feastrain.recipe.data import (
     Transform,
 )
 from feastrain.recipe.models import (
+    NETWORKS,
     OPERATIONAL,
     BaselineModel,
     EnsembleModel,
     Member,
     MLPModel,
     Model,
+    PythonModel,
     QuantileModel,
     TFTModel,
     Training,
@@ -53,6 +55,7 @@ from feastrain.recipe.whole import (
 )
 
 __all__ = [
+    "NETWORKS",
     "OPERATIONAL",
     "Audit",
     "Backtest",
@@ -66,6 +69,7 @@ __all__ = [
     "Member",
     "Model",
     "Period",
+    "PythonModel",
     "QuantileModel",
     "Range",
     "Recipe",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from feastrain.section import Count, Section
 
@@ -60,6 +61,47 @@ class TFTModel(QuantileModel):
         return self
 
 
+class PythonModel(QuantileModel):
+    """A network of the project's own: `network: models/gru.py:Gru` is a file and a class of it.
+
+    The class is a `torch.nn.Module`. It is made with the sizes of what it reads, the `quantiles`
+    and `options` as keywords, and answers [B, H, Q] quantiles for a batch, increasing along Q. With
+    a `context` it reads the last so many periods (`feastrain.models.windows.WindowBatch`), else the
+    features as of the cut-off (`feastrain.models.batches.Batch`).
+    """
+
+    kind: Literal["python"]
+    network: str
+    context: Annotated[int, Field(ge=2)] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    source: str | None = None
+    """What the file says: read from it with the recipe, so that it is part of what a run is."""
+
+    @field_validator("network")
+    @classmethod
+    def _names_a_file_and_a_class(cls, network: str) -> str:
+        path, _, name = network.rpartition(":")
+        file = PurePosixPath(path)
+        within = not file.is_absolute() and ".." not in file.parts
+        if not (within and file.suffix == ".py" and name.isidentifier()):
+            message = (
+                f"{network!r} is no FILE.py:CLASS with the file's path within the project, "
+                "as models/gru.py:Gru"
+            )
+            raise ValueError(message)
+        return network
+
+    @property
+    def file(self) -> str:
+        """The path of the file, within the project."""
+        return self.network.rpartition(":")[0]
+
+    @property
+    def look_back(self) -> int:
+        """How many cut-offs a row needs besides its own."""
+        return self.context or 0
+
+
 class TreesModel(QuantileModel):
     """Gradient-boosted trees (LightGBM): for each quantile `seeds` boosters, averaged."""
 
@@ -80,6 +122,10 @@ class TreesModel(QuantileModel):
     seeds: Count = 1
 
 
+NETWORKS = ("mlp", "tft", "python")
+"""Kinds of models that are fitted in epochs."""
+
+
 class BaselineModel(QuantileModel):
     """The baseline itself, with quantiles as far from it as past labels were, by step."""
 
@@ -96,6 +142,7 @@ def _kind(model: Any) -> str:
 Member = Annotated[
     Annotated[MLPModel, Tag("mlp")]
     | Annotated[TFTModel, Tag("tft")]
+    | Annotated[PythonModel, Tag("python")]
     | Annotated[TreesModel, Tag("trees")]
     | Annotated[BaselineModel, Tag("baseline")],
     Discriminator(_kind),
@@ -136,6 +183,7 @@ class EnsembleModel(Section):
 Model = Annotated[
     Annotated[MLPModel, Tag("mlp")]
     | Annotated[TFTModel, Tag("tft")]
+    | Annotated[PythonModel, Tag("python")]
     | Annotated[TreesModel, Tag("trees")]
     | Annotated[BaselineModel, Tag("baseline")]
     | Annotated[EnsembleModel, Tag("ensemble")],

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, root: Path | None = None) -> Recipe:
     """Read a recipe, or say in one line what is wrong with it and where.
+
+    Args:
+        path: the recipe.
+        root: the project, whose files `model.network` names; without it they are not read.
 
     Raises:
         RecipeError: no such file, not YAML, an unknown key, a wrong or contradictory value.
@@ -45,7 +49,20 @@ def load_recipe(path: Path) -> Recipe:
             "a model would read the answer: remove it there"
         )
         raise LeakageError(message)
-    return recipe
+    if root is None or not recipe.code:
+        return recipe
+    return recipe.with_code({file: _source(root / file) for file in recipe.code})
+
+
+def _source(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError as error:
+        message = f"{path}: no such file; the recipe's model.network names it"
+        raise RecipeError(message) from error
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{path} cannot be read as Python: {error}; the recipe's model.network names it"
+        raise RecipeError(message) from error
 
 
 def place_of(content: dict[str, Any], key: str) -> tuple[Any, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Self
+from hashlib import sha256
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +16,7 @@ from feastrain.recipe.models import (
     EnsembleModel,
     MLPModel,
     Model,
+    PythonModel,
     TFTModel,
     Training,
     TreesModel,
@@ -22,6 +24,9 @@ from feastrain.recipe.models import (
 from feastrain.recipe.periods import Period
 from feastrain.recipe.search import Choices, Range
 from feastrain.section import Count, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Recipe(Section):
@@ -71,10 +76,30 @@ class Recipe(Section):
         return self
 
     @property
-    def members(self) -> tuple[MLPModel | TFTModel | TreesModel | BaselineModel, ...]:
+    def members(
+        self,
+    ) -> tuple[MLPModel | TFTModel | PythonModel | TreesModel | BaselineModel, ...]:
         """The models to fit: of an ensemble its members, else the one there is."""
         model = self.model
         return model.members if isinstance(model, EnsembleModel) else (model,)
+
+    @property
+    def code(self) -> dict[str, str | None]:
+        """What the project's files that `model` names say, by their paths; None where not read."""
+        return {one.file: one.source for one in self.members if isinstance(one, PythonModel)}
+
+    def with_code(self, code: Mapping[str, str | None]) -> Recipe:
+        """Return the recipe with what those files say."""
+        members = tuple(
+            one.model_copy(update={"source": code[one.file]})
+            if isinstance(one, PythonModel)
+            else one
+            for one in self.members
+        )
+        model: Model = members[0]
+        if isinstance(self.model, EnsembleModel):
+            model = self.model.model_copy(update={"members": members})
+        return self.model_copy(update={"model": model})
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -104,6 +129,10 @@ class Recipe(Section):
         whole_days = self.frequency % timedelta(days=1) == timedelta(0)
         return period_end.strftime("%Y-%m-%d" if whole_days else "%Y-%m-%dT%H:%M:%S")
 
+    def without_code(self) -> dict[str, Any]:
+        """Return the recipe as plain JSON values, without what files of the project say."""
+        return self.with_code(dict.fromkeys(self.code)).model_dump(mode="json")
+
     def data_section(self) -> dict[str, Any]:
         """Return what a snapshot depends on, as plain JSON values; what is not given is absent."""
         left_out = {"name", "backtest", "model", "training", "tune"}
@@ -113,7 +142,11 @@ class Recipe(Section):
 
     def training_section(self) -> dict[str, Any]:
         """Return what a bundle depends on beyond its snapshot, as plain JSON values."""
-        content = self.model_dump(mode="json", include={"model", "training"})
+        digests = {
+            file: source and sha256(source.encode()).hexdigest()
+            for file, source in self.code.items()
+        }
+        content = self.with_code(digests).model_dump(mode="json", include={"model", "training"})
         for name in OPERATIONAL:
             del content["training"][name]
         return content

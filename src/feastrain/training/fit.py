@@ -54,8 +54,8 @@ class Fit:
         self.layout = {"world_size": here.world_size, "threads": torch.get_num_threads()}
         training = recipe.training
         torch.manual_seed(training.seed)
-        self.model = make_module(encoded.architecture).to(here.device)
-        self.model.recompute = training.recompute
+        made = encoded.architecture, recipe.members[0]
+        self.model = make_module(*made, recompute=training.recompute).to(here.device)
         self.parallel: nn.Module = self.model
         if here.world_size > 1:
             self.parallel = DistributedDataParallel(self.model)

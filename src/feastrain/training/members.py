@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from feastrain.models.network import Network
+from feastrain.models.network import Network, rehearse
 from feastrain.models.over_baseline import OverBaseline
 from feastrain.recipe import BaselineModel, TreesModel
 from feastrain.training import checkpoint as checkpoints
@@ -105,6 +105,8 @@ class Members:
     def _fitted(self, recipe: Recipe, folder: Path, *, refit: bool) -> Fit:
         device, most_bytes = self.here.device, memory_share()
         encoded = encode(recipe, self.snapshot, folder, device, most_bytes, refit=refit)
+        if not refit:
+            rehearse(encoded.architecture, recipe.members[0], export=self.here.leads)
         fit = Fit(recipe, self.snapshot, encoded, self.here, self.epochs)
         earlier = checkpoints.newest(folder, fit.identity)
         if earlier is not None:
@@ -130,4 +132,4 @@ def discard(folder: Path) -> None:
 
 
 def _network(fit: Fit) -> Network:
-    return Network.of(fit.encoded.architecture, fit.best_weights)
+    return Network.of(fit.encoded.architecture, fit.best_weights, fit.recipe.members[0])

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from feastrain.recipe import NETWORKS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -44,7 +46,7 @@ class About:
     @property
     def epochs(self) -> int:
         """The most that all networks of the recipe are fitted for."""
-        networks = [member for member in self.recipe.members if member.kind in ("mlp", "tft")]
+        networks = [member for member in self.recipe.members if member.kind in NETWORKS]
         training = self.recipe.training
         return training.epochs * len(networks) * (1 + training.refit)
 

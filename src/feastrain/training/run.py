@@ -26,11 +26,10 @@ from feastrain.models.bundle import write_bundle
 from feastrain.models.calibration import Calibration, calibrate
 from feastrain.models.events import special_ahead
 from feastrain.models.mixture import Mixture
-from feastrain.recipe import Recipe, load_recipe
 from feastrain.settings import Settings, load_settings
 from feastrain.telemetry import Stage, bind, log_as_lines, say, stage
 from feastrain.training.distributed import Ranks, die_with_parent, ranks
-from feastrain.training.files import FAILURE, fitted
+from feastrain.training.files import FAILURE, fitted, recipe_of_run
 from feastrain.training.members import Members, discard
 from feastrain.training.observer import About
 from feastrain.training.shutdown import StopRequest, listening
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from feastrain.models.encoder import Encoder
+    from feastrain.recipe import Recipe
     from feastrain.training.observer import Watcher
 
 
@@ -94,7 +94,7 @@ def publish(members: Members, encoder: Encoder, bundle: Path) -> dict[str, float
     manifest = snapshot.manifest
     lineage = {
         "snapshot": snapshot.fingerprint,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.without_code(),
         "row_features": manifest["row_features"],
         "known_features": manifest["known_features"],
         "service": manifest["service"],
@@ -145,7 +145,7 @@ def main() -> None:
     die_with_parent(asked.launcher)
     asked.folder.mkdir(parents=True, exist_ok=True)
     try:
-        recipe, snapshot = load_recipe(asked.recipe), Snapshot.open(asked.snapshot)
+        recipe, snapshot = recipe_of_run(asked.recipe), Snapshot.open(asked.snapshot)
         bind(run=asked.folder.name, snapshot=snapshot.fingerprint)
         settings = load_settings()
         timeout = timedelta(seconds=settings.training_timeout_seconds)

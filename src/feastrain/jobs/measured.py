@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from feastrain.artifacts import MANIFEST
+from feastrain.errors import RecipeError
 from feastrain.jobs.memory import TrainingRows, need_of_rank
 from feastrain.jobs.sizing import Measured, work_seconds
 from feastrain.recipe import load_recipe, with_values
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def last_measured(artifacts: Path, recipe: Recipe) -> Measured | None:
     """Return the newest run that fitted the kinds of models of `recipe`, or None.
 
-    Its snapshot must still be there: what is expected of a run follows from it.
+    Its snapshot must still be there: what is expected of a run follows from it. A run whose
+    recipe this version refuses tells nothing.
 
     Args:
         artifacts: the project's folder.
@@ -31,7 +33,10 @@ def last_measured(artifacts: Path, recipe: Recipe) -> Measured | None:
     found = (artifacts / "runs").glob(f"*/{USAGE}")
     for path in sorted(found, key=lambda one: one.stat().st_mtime, reverse=True):
         usage = Usage(**json.loads(path.read_text()))
-        ran = load_recipe(path.with_name("recipe.yaml"))
+        try:
+            ran = load_recipe(path.with_name("recipe.yaml"))
+        except RecipeError:
+            continue
         manifest = artifacts / "snapshots" / usage.snapshot / MANIFEST
         if [model.kind for model in ran.members] == kinds and manifest.is_file():
             rows = TrainingRows.of(json.loads(manifest.read_text()))

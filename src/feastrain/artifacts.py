@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feastrain.errors import ArtifactError
+from feastrain.errors import ArtifactError, ProjectError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +74,26 @@ def publishing(final: Path, manifest: dict[str, Any]) -> Iterator[Path]:
             message = f"{final} could not be published: the name is taken by something else"
             raise ArtifactError(message)
         _sync(final.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_folder(root: Path) -> Iterator[Path]:
+    """Yield a scratch folder that becomes `root` when the block ends without an error.
+
+    Raises:
+        ProjectError: `root` is in use.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        message = f"{root} exists and is not empty; name another folder, or remove it"
+        raise ProjectError(message)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        scratch.rename(root)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

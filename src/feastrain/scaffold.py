@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-import tempfile
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from feastrain.artifacts import fingerprint, point, publishing, source_digests
-from feastrain.errors import ProjectError, UsageError
+from feastrain.artifacts import fingerprint, new_folder, point, publishing, source_digests
+from feastrain.errors import UsageError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -40,30 +39,20 @@ def scaffold(root: Path, source: Path | None, seed: int) -> dict[str, Any]:
         UsageError: `source` is no folder.
         DataError: the tables are refused.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        message = f"{root} exists and is not empty; name another folder, or remove it"
-        raise ProjectError(message)
     if source is not None and not source.is_dir():
         message = f"{source}: no such folder of raw tables; --data names the folder that holds them"
         raise UsageError(message)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    try:
-        with as_file(files("feastrain") / "templates" / TEMPLATE) as template:
-            shutil.copytree(
-                template,
-                scratch,
-                dirs_exist_ok=True,
-                ignore=shutil.ignore_patterns("__pycache__", "__init__.py"),
-            )
-        facts = _make_raw_tables(scratch, source, seed)
-        scratch.chmod(0o755)
-        if root.exists():
-            root.rmdir()
-        scratch.rename(root)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return facts
+    with (
+        new_folder(root) as scratch,
+        as_file(files("feastrain") / "templates" / TEMPLATE) as template,
+    ):
+        shutil.copytree(
+            template,
+            scratch,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("__pycache__", "__init__.py"),
+        )
+        return _make_raw_tables(scratch, source, seed)
 
 
 def _make_raw_tables(root: Path, source: Path | None, seed: int) -> dict[str, Any]:

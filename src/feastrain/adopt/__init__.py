@@ -7,19 +7,17 @@ itself, its registry and its online store are only read.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feastrain.adopt.candidates import find_candidates, find_label
 from feastrain.adopt.guessing import propose
 from feastrain.adopt.reading import read_repo
 from feastrain.adopt.writing import write_project
-from feastrain.errors import ProjectError
+from feastrain.artifacts import new_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from feastrain.adopt.candidates import Candidate
     from feastrain.adopt.guessing import Proposal
@@ -49,21 +47,10 @@ def adopt(
         ProjectError: `root` is in use, or `repo` is no Feast repo that can be used.
         UsageError: nothing, or nothing that can be forecast, was named.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        message = f"{root} exists and is not empty; name another folder, or remove it"
-        raise ProjectError(message)
-    found = read_repo(repo)
-    if label is None and choose is not None and (candidates := find_candidates(found)):
-        label = choose(candidates)
-    proposal = propose(found, find_label(found, label), service)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    try:
+    with new_folder(root) as scratch:
+        found = read_repo(repo)
+        if label is None and choose is not None and (candidates := find_candidates(found)):
+            label = choose(candidates)
+        proposal = propose(found, find_label(found, label), service)
         write_project(scratch, found, proposal)
-        scratch.chmod(0o755)
-        if root.exists():
-            root.rmdir()
-        scratch.rename(root)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return proposal

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from feastrain.artifacts import MANIFEST
+from feastrain.errors import RecipeError
 from feastrain.jobs.memory import TrainingRows, need_of_rank
 from feastrain.jobs.sizing import Measured, work_seconds
 from feastrain.recipe import with_values
@@ -22,7 +23,7 @@ def last_measured(artifacts: Path, recipe: Recipe) -> Measured | None:
     """Return the newest run that fitted the kinds of models of `recipe`, by the same code, or None.
 
     Its snapshot must still be there: what is expected of a run follows from it. Trials of `tune`,
-    which keep no recipe, are passed over.
+    which keep no recipe, are passed over, and so are runs whose recipe this version refuses.
 
     Args:
         artifacts: the project's folder.
@@ -33,7 +34,10 @@ def last_measured(artifacts: Path, recipe: Recipe) -> Measured | None:
     found = [path for path in used if path.with_name("recipe.yaml").is_file()]
     for path in sorted(found, key=lambda one: one.stat().st_mtime, reverse=True):
         usage = Usage(**json.loads(path.read_text()))
-        ran = recipe_of_run(path.with_name("recipe.yaml"))
+        try:
+            ran = recipe_of_run(path.with_name("recipe.yaml"))
+        except RecipeError:
+            continue
         manifest = artifacts / "snapshots" / usage.snapshot / MANIFEST
         same = [model.kind for model in ran.members] == kinds and ran.code == recipe.code
         if same and manifest.is_file():

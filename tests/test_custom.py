@@ -192,7 +192,7 @@ def test_what_the_file_says_is_what_the_run_is(tmp_path: Path) -> None:
 
 
 def test_a_run_is_measured_by_runs_of_the_same_code(demand: Project, tmp_path: Path) -> None:
-    """Other code is not run for it; a trial of `tune`, which keeps no recipe, is passed over."""
+    """Other code is not run for it; a run without a recipe, or with a refused one, says nothing."""
     (tmp_path / "snapshots").symlink_to(demand.artifacts / "snapshots")
     snapshot, path = demand.snapshot("smoke"), write(tmp_path)
     recipe = load_recipe(path, tmp_path)
@@ -200,7 +200,10 @@ def test_a_run_is_measured_by_runs_of_the_same_code(demand: Project, tmp_path: P
     run.prepare(path, recipe)
     trial = tmp_path / "runs" / "trial"
     trial.mkdir()
-    for folder, peak in {run.folder: 1, trial: 2}.items():
+    older = tmp_path / "runs" / "older"
+    older.mkdir()
+    (older / "recipe.yaml").write_text("horizons: 8\n")
+    for folder, peak in {run.folder: 1, trial: 2, older: 3}.items():
         Usage(snapshot.fingerprint, 1, peak, 0, None).save(folder)
     measured = last_measured(tmp_path, recipe)
     assert measured is not None

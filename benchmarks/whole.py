@@ -34,6 +34,7 @@ NAMES = (
     "checkpoint",
     "memory",
     "sizing",
+    "startup",
     "main_job",
     "page",
     "accuracy",

@@ -1,7 +1,7 @@
 """Starting a process of ours sooner: what Feast does at import, when it is needed instead.
 
 Feast has typeguard check the arguments of 240 of its functions. Typeguard reads, parses and
-compiles a function's whole module for that, which is more than half of what `import feast` costs.
+compiles a function's whole module for that, which is half of what `import feast` costs.
 Here each of them is prepared at its first call; the checks are the same.
 """
 

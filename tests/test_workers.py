@@ -89,7 +89,7 @@ def test_no_request_fails_while_a_server_drains(tmp_path: Path, workers: int) ->
 
     What is refused is refused before it was sent: another server can have it.
     """
-    settings = {"serve_workers": workers, "drain_notice_seconds": 0.7, "drain_seconds": 20}
+    settings = {"serve_workers": workers, "drain_notice_seconds": 1.5, "drain_seconds": 20}
     with server(tmp_path, "--read-seconds", "0.05", **settings) as served:
         if workers > 1:
             served.wait_until("worker_serves", workers)

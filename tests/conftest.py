@@ -66,6 +66,15 @@ def demand(tmp_path_factory: pytest.TempPathFactory, small_tables: Path) -> Proj
     return Project(_made_once(tmp_path_factory, "demand", make), Settings())
 
 
+@pytest.fixture
+def own_demand(demand: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that project for one test, which stands in its folder."""
+    root = tmp_path / "demand"
+    shutil.copytree(demand.root, root, symlinks=True)
+    monkeypatch.chdir(root)
+    return root
+
+
 @pytest.fixture(scope="session")
 def looking_back(tmp_path_factory: pytest.TempPathFactory, small_tables: Path) -> Project:
     """A project with a small TFT trained on all there is, materialised as of its test cut-off.

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from fakes import fake_forecaster
 from feastrain.errors import DataError, FeastrainError
-from feastrain.serving import supervisor
+from feastrain.serving import server, supervisor
 from feastrain.serving.api import create_app, listen, serve
 from feastrain.settings import Settings, load_settings
 from feastrain.stores.online_rows import OnlineRows
@@ -58,8 +58,10 @@ def main() -> None:
     parser.add_argument("--read-seconds", type=float, default=0.0)
     parser.add_argument("--broken", action="store_true")
     parser.add_argument("--hung-seconds", type=float, default=supervisor.HUNG_SECONDS)
+    parser.add_argument("--last-words", type=float, default=server.LAST_WORDS_SECONDS)
     asked = parser.parse_args()
     supervisor.HUNG_SECONDS = asked.hung_seconds
+    server.LAST_WORDS_SECONDS = asked.last_words
     settings = load_settings().model_copy(update={"port": asked.port})
     work = cannot_serve if asked.broken else partial(serve_fakes, asked.read_seconds)
     try:

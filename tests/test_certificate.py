@@ -1,7 +1,12 @@
 """TLS of the service itself: real servers, certificates that are renewed under them."""
 
+import contextlib
 import http.client
+import json
+import signal
+import socket
 import ssl
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,10 +87,36 @@ def test_a_certificate_is_renewed_under_open_connections(
         after.close()
 
 
-def test_half_a_certificate_changes_nothing(
-    renewed: Callable[[], int], tmp_path: Path, authority: Authority
+def test_a_connection_that_was_accepted_last_may_shake_hands(
+    authority: Authority, renewed: Callable[[], int], tmp_path: Path
 ) -> None:
-    """A key that is not the certificate's is not taken, and is looked at again."""
+    """Though it begins to when no other connection can be opened any more."""
+    renewed()
+    paths = {"tls_certificate": tmp_path / "tls.crt", "tls_key": tmp_path / "tls.key"}
+    with server(tmp_path, "--last-words", "2", drain_notice_seconds=0.5, **paths) as served:
+        served.wait_until("note")
+        connected(served, authority.path).close()
+        where = ("127.0.0.1", int(served.url.rpartition(":")[2]))
+        with socket.create_connection(where, timeout=30) as early:
+            served.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(OSError):
+                while True:
+                    socket.create_connection(where, timeout=0.1).close()
+            time.sleep(0.8)  # within the last words
+            context = ssl.create_default_context(cafile=authority.path)
+            with context.wrap_socket(early, server_hostname="127.0.0.1") as agreed:
+                agreed.sendall(b"GET /healthz/live HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert agreed.recv(4096).startswith(b"HTTP/1.1 200 ")
+        assert (0, "returned\n") == served.end()
+
+
+def test_half_a_certificate_changes_nothing(
+    renewed: Callable[[], int],
+    tmp_path: Path,
+    authority: Authority,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A key that is not the certificate's is told of once; with its own it is a renewal."""
     renewed()
     held = Certificate(tmp_path / "tls.crt", tmp_path / "tls.key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -94,10 +125,11 @@ def test_half_a_certificate_changes_nothing(
     whole = held.key.read_bytes()
     held.key.write_bytes(other_key.read_bytes())
     held.renew(context)
-    assert held._seen != held._changed()
+    held.renew(context)
     held.key.write_bytes(whole)
     held.renew(context)
-    assert held._seen == held._changed()
+    told = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert ["certificate_not_read", "certificate_renewed"] == told
 
 
 def test_what_is_no_certificate_is_refused(tmp_path: Path) -> None:

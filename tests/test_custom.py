@@ -73,20 +73,17 @@ def rehearsed(recipe: Recipe, *, export: bool = False) -> None:
 
 
 def test_the_how_to_ends_in_forecasts_that_need_no_code(
-    demand: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_demand: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model of the project's own is trained, scored and forecast with; then its code is gone."""
-    root = tmp_path / "demand"
-    shutil.copytree(demand.root, root, symlinks=True)
-    monkeypatch.chdir(root)
     run_page(DOCS / "how-to" / "add-a-model.md", monkeypatch)
-    project = Project(root, Settings())
+    project = Project(own_demand, Settings())
     bundle = project.bundle("gru")
     assert "python" in [score.system for score in project.backtest("gru").scores]
     made = project.predict("gru").path.read_bytes()
-    shutil.rmtree(root / "artifacts" / "forecasts")
-    shutil.rmtree(root / "artifacts" / "runs")
-    shutil.rmtree(root / "models")
+    shutil.rmtree(own_demand / "artifacts" / "forecasts")
+    shutil.rmtree(own_demand / "artifacts" / "runs")
+    shutil.rmtree(own_demand / "models")
     assert made == project.predict("gru").path.read_bytes()
     assert [] == list(bundle.path.rglob("*.py"))
     assert "class Gru" not in (bundle.path / "lineage.json").read_text()

@@ -151,7 +151,13 @@ def test_the_service_is_asked_in_tls_by_the_name_of_its_certificate(overlay: str
     if overlay == "openshift":
         route = "route.openshift.io/"
         assert "reencrypt" == told[f"{route}termination"]
-        assert certificate["secretName"] == told[f"{route}destination-ca-certificate-secret"]
+        trusted = told[
+            f"{route}destination-ca-certificate-secret"
+        ]  # the router reads its `tls.crt`
+        issuer = named[certificate["issuerRef"]["kind"], certificate["issuerRef"]["name"]]
+        assert trusted == issuer["spec"]["ca"]["secretName"]
+        assert named["Certificate", trusted]["spec"]["isCA"]
+        assert "feastrain" == named["Certificate", trusted]["metadata"]["namespace"]
     else:
         nginx = "nginx.ingress.kubernetes.io/"
         assert ("HTTPS", "on") == (

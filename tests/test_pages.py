@@ -1,6 +1,5 @@
 """What the tutorial and the how-tos tell to type ends as they say."""
 
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -21,42 +20,34 @@ def test_the_tutorial_ends_in_forecasts(
     assert forecasts.is_file()
 
 
-def test_a_run_goes_on_in_the_background(
-    demand: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_on_in_the_background(own_demand: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the name that it has."""
-    root = tmp_path / "demand"
-    shutil.copytree(demand.root, root, symlinks=True)
-    monkeypatch.chdir(root)
     run_page(DOCS / "how-to" / "resume-a-run.md", monkeypatch)
-    jobs = Project(root).jobs()
+    jobs = Project(own_demand).jobs()
     (job,) = jobs.all()
     assert "Complete" == jobs.wait(job.name, 120).state
 
 
 def test_a_candidate_is_promoted(
-    demand: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demand: Project, own_demand: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same recipe gives the same bundle, which is as good as itself."""
-    root = tmp_path / "demand"
-    shutil.copytree(demand.root, root, symlinks=True)
-    monkeypatch.chdir(root)
     run_page(DOCS / "how-to" / "roll-back-a-model.md", monkeypatch)
-    assert demand.bundle("smoke").fingerprint == Project(root).bundle("smoke").fingerprint
+    assert demand.bundle("smoke").fingerprint == Project(own_demand).bundle("smoke").fingerprint
 
 
 def test_a_feature_is_added_and_a_leaky_one_refused(
-    demand: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    demand: Project, own_demand: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model reads one feature more; of the one that knows the future there is no snapshot."""
-    root = tmp_path / "demand"
-    shutil.copytree(demand.root, root, symlinks=True)
-    monkeypatch.chdir(root)
     run_page(DOCS / "how-to" / "add-a-feature.md", monkeypatch)
-    before, after = demand.snapshot("smoke"), Project(root).snapshot("smoke")
+    before, after = demand.snapshot("smoke"), Project(own_demand).snapshot("smoke")
     more = {*after.columns.observed} - {*before.columns.observed}
     assert {"dept_sales_mean_4"} == more
-    kept = {path.resolve().parent.name for path in root.glob("artifacts/snapshots/*/manifest.json")}
+    kept = {
+        path.resolve().parent.name
+        for path in own_demand.glob("artifacts/snapshots/*/manifest.json")
+    }
     assert {before.fingerprint, after.fingerprint} == kept
 
 

@@ -7,6 +7,7 @@ Here each of them is prepared at its first call; the checks are the same.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import sys
@@ -20,16 +21,18 @@ if TYPE_CHECKING:
     """Makes a function that checks types from one that does not, or says why it cannot."""
 
 
+@functools.cache
 def check_types_when_called() -> None:
     """Have typeguard prepare functions of modules yet to be imported at their first call.
 
     For processes that are ours alone: it holds for whatever is imported in this one from now on.
+    Another typeguard than those of version 4, whose module this is, is left as it is.
     """
     if "feast" in sys.modules or importlib.util.find_spec("typeguard") is None:
         return
-    from typeguard import _decorators
-
-    setattr(_decorators, "instrument", _when_called(_decorators.instrument))  # noqa: B010 - typed otherwise
+    with contextlib.suppress(ImportError, AttributeError):
+        typeguard: Any = importlib.import_module("typeguard._decorators")
+        typeguard.instrument = _when_called(typeguard.instrument)
 
 
 def _when_called(instrument: Instrument) -> Instrument:

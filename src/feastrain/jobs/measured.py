@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from feastrain.artifacts import MANIFEST
-from feastrain.errors import RecipeError
+from feastrain.errors import ArtifactError, RecipeError
 from feastrain.jobs.memory import TrainingRows, need_of_rank
 from feastrain.jobs.sizing import Measured, work_seconds
 from feastrain.recipe import with_values
@@ -23,7 +23,8 @@ def last_measured(artifacts: Path, recipe: Recipe) -> Measured | None:
     """Return the newest run that fitted the kinds of models of `recipe`, by the same code, or None.
 
     Its snapshot must still be there: what is expected of a run follows from it. Trials of `tune`,
-    which keep no recipe, are passed over, and so are runs whose recipe this version refuses.
+    which keep no recipe, are passed over, and so are runs whose recipe this version refuses, or
+    whose code is not what was kept.
 
     Args:
         artifacts: the project's folder.
@@ -36,7 +37,7 @@ def last_measured(artifacts: Path, recipe: Recipe) -> Measured | None:
         usage = Usage(**json.loads(path.read_text()))
         try:
             ran = recipe_of_run(path.with_name("recipe.yaml"))
-        except RecipeError:
+        except (RecipeError, ArtifactError):
             continue
         manifest = artifacts / "snapshots" / usage.snapshot / MANIFEST
         same = [model.kind for model in ran.members] == kinds and ran.code == recipe.code

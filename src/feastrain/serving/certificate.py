@@ -52,10 +52,10 @@ class Certificate:
     def renew(self, context: ssl.SSLContext) -> None:
         """Have new connections see what the files hold now; open ones go on as they are.
 
-        Files that are half written, or wrong, change nothing, and are looked at again.
+        Files that are half written, or wrong, change nothing until they are written again.
         """
-        now = self._changed()
-        if now == self._seen:
+        before, self._seen = self._seen, self._changed()
+        if self._seen == before:
             return
         try:
             self._load(_empty())
@@ -63,7 +63,6 @@ class Certificate:
         except OSError as error:
             event("certificate_not_read", path=str(self.certificate), error=str(error))
             return
-        self._seen = now
         event("certificate_renewed", path=str(self.certificate))
 
     def _load(self, context: ssl.SSLContext) -> None:

@@ -161,7 +161,8 @@ class _Server(uvicorn.Server):
         for listener in sockets or []:
             listener.close()
         last_words = time.monotonic() + LAST_WORDS_SECONDS
-        while self.server_state.connections and time.monotonic() < last_words:
+        shaking_hands = self._certificate is not None  # such connections are not counted yet
+        while (shaking_hands or self.server_state.connections) and time.monotonic() < last_words:
             await asyncio.sleep(0.01)
         left = self._limits.drain_seconds - self._drain.seconds
         self.config.timeout_graceful_shutdown = max(left, 0.1)  # type: ignore[assignment] # a wait

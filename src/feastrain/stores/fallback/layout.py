@@ -147,32 +147,26 @@ class Layout:
         whole = b"".join([row[:width] for row in rows] if self._variable else rows)
         table = np.frombuffer(whole, dtype=self._whole) if rows else np.zeros(0, dtype=self._whole)
         null, none = table["null"], np.zeros(len(rows), dtype=bool)
-        whether = [none] * len(self.fields)
+        whether = None
         if null.tobytes().strip(b"\0"):
             whether = [*np.unpackbits(null, axis=1, bitorder="little").view(bool).T]
         slots = [slot for run in self._runs for slot in table[run].T.copy()]
-        found = np.ones(len(rows), dtype=bool)
-        event = table["event"].copy()
+        found, event, place = ~none, table["event"].copy(), self._place
         if now.number == self.number and not self._variable:
-            places = [self._place[name] for name in features]
-            return Rows(
-                found,
-                event,
-                dict(zip(features, [slots[place] for place in places], strict=True)),
-                dict(zip(features, [whether[place] for place in places], strict=True)),
-            )
-        values: dict[str, NDArray[Any]] = {}
-        missing: dict[str, NDArray[np.bool_]] = {}
+            values = {name: slots[place[name]] for name in features}
+            if whether is None:
+                return Rows(found, event, values, dict.fromkeys(features, none))
+            return Rows(found, event, values, {name: whether[place[name]] for name in features})
+        values, missing = {}, {}
         starts = self._starts(slots) if self._variable else {}
         for name in features:
             kind = now._kinds[name]
             if self._kinds.get(name) != kind:
                 values[name] = np.zeros(len(rows), dtype=FIXED[kind][1] if kind in FIXED else "O")
-                missing[name] = np.ones(len(rows), dtype=bool)
+                missing[name] = ~none
                 continue
-            place = self._place[name]
-            slot = slots[place]
-            missing[name] = whether[place]
+            slot = slots[place[name]]
+            missing[name] = none if whether is None else whether[place[name]]
             values[name] = slot if name not in starts else self._cut(name, rows, starts[name], slot)
         return Rows(found, event, values, missing)
 

@@ -83,7 +83,7 @@ class Primary:
         """Return the row of each key: empty where there is none, None where that is not known."""
         found: list[bytes | None]
         if self._connections is not None:
-            found = self._connections.ask("MGET", *keys)
+            found = self._connections.ask(b"MGET", *keys)
         else:
             found = self._reader.mget_nonatomic(keys) if self._many else self._reader.mget(keys)
         return found
@@ -212,8 +212,10 @@ class _Connections:
             connection = None
         try:
             if connection is not None:
-                with contextlib.suppress(redis.ConnectionError):  # it was closed meanwhile
+                try:
                     return self._asked(connection, command)
+                except redis.ConnectionError:  # it was closed meanwhile
+                    pass
             connection = self._pool.make_connection()
             return self._asked(connection, command)
         except BaseException:

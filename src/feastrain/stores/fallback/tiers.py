@@ -71,23 +71,18 @@ class Tiers:
         told = self._from_primary(wanted, generations)
         if told is None:
             return self._durably(wanted, tally)
-        answer: dict[str, list[bytes | None]] = {}
-        unknown: dict[str, list[bytes]] = {}
-        start = 0
-        for table, keys in wanted.items():
-            rows = answer[table] = told[start : start + len(keys)]
-            start += len(keys)
-            if None in rows:
-                pairs = zip(keys, rows, strict=True)
-                unknown[table] = list(dict.fromkeys(key for key, row in pairs if row is None))
-        missing = sum(map(len, unknown.values()))
-        self._counters.answered(self._primary.name, start - missing)
+        answer, unknown = _by_table(wanted, told)
+        missing = sum(map(len, unknown.values())) if unknown else 0
+        self._counters.answered(self._primary.name, len(told) - missing)
         if tally is not None:
-            tally["primary"] += start - missing
+            tally["primary"] += len(told) - missing
             tally["fallback"] += missing
         if unknown:
             self._complete(answer, wanted, unknown, generations)
-        return {table: [row or None for row in rows] for table, rows in answer.items()}
+        for table, rows in answer.items():
+            if ABSENT in rows:
+                answer[table] = [row or None for row in rows]
+        return answer
 
     def write(
         self,
@@ -153,9 +148,9 @@ class Tiers:
     ) -> list[bytes | None] | None:
         """Return what the primary holds for each key, or None where it does not answer."""
         assert self._primary is not None
-        names = [(_name(table, generations.get(table, 0)), keys) for table, keys in wanted.items()]
         if not self._allowed():
             return None
+        names = [(_name(table, generations.get(table, 0)), keys) for table, keys in wanted.items()]
         try:
             for _ in range(2):
                 incarnation = self._primary.incarnation
@@ -245,6 +240,22 @@ def _name(table: str, generation: int) -> bytes:
 def _keys(names: list[tuple[bytes, Sequence[bytes]]], incarnation: bytes) -> list[bytes]:
     prefixed = [(incarnation + b":" + name, keys) for name, keys in names]
     return [prefix + key for prefix, keys in prefixed for key in keys]
+
+
+def _by_table(
+    wanted: Mapping[str, Sequence[bytes]], told: list[bytes | None]
+) -> tuple[dict[str, list[bytes | None]], dict[str, list[bytes]]]:
+    """Return what was told of the keys of each table, and the keys of which nothing was."""
+    answer: dict[str, list[bytes | None]] = {}
+    unknown: dict[str, list[bytes]] = {}
+    start = 0
+    for table, keys in wanted.items():
+        rows = answer[table] = told[start : start + len(keys)]
+        start += len(keys)
+        if None in rows:
+            pairs = zip(keys, rows, strict=True)
+            unknown[table] = list(dict.fromkeys(key for key, row in pairs if row is None))
+    return answer, unknown
 
 
 def _keep_fresh(tiers: weakref.ref[Tiers], closed: threading.Event) -> None:

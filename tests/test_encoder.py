@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feastrain.errors import DataError, RecipeError
-from feastrain.models.encoder import CLIP, Encoder, fit
+from feastrain.models.encoder import CLIP, Encoder, _side_by_side, fit
 from tiny_snapshot import COLUMNS, HORIZON, tiny_tables
 
 ROWS, KNOWN = tiny_tables()
@@ -123,3 +123,31 @@ def test_known_ahead_rows_out_of_step_are_refused() -> None:
     """Known-ahead rows must be H steps in order for each cut-off."""
     with pytest.raises(DataError, match="are not 3 steps in order"):
         ENCODER.encode(ROWS, KNOWN.slice(1))
+
+
+@given(
+    count=st.integers(0, 4),
+    kinds=st.lists(
+        st.sampled_from([pa.float64(), pa.float32(), pa.int64(), pa.uint8(), pa.bool_()]),
+        min_size=1,
+        max_size=4,
+    ),
+    data=st.data(),
+)
+def test_columns_side_by_side_are_the_numbers_of_each(
+    count: int, kinds: list[pa.DataType], data: st.DataObject
+) -> None:
+    """Columns of any numeric type, with nulls, read together are what each is when read alone."""
+    values = st.lists(st.sampled_from([None, 0, 1, 200]), min_size=count, max_size=count)
+    table = pa.table(
+        {
+            f"column {place}": pa.array(
+                [None if v is None else bool(v) for v in drawn] if kind == pa.bool_() else drawn,
+                type=kind,
+            )
+            for place, kind in enumerate(kinds)
+            for drawn in [data.draw(values)]
+        }
+    )
+    alone = [table[name].cast(pa.float64()).to_numpy() for name in table.column_names]
+    np.testing.assert_array_equal(_side_by_side(table, table.column_names), np.column_stack(alone))

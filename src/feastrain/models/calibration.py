@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -46,9 +47,7 @@ class Calibration:
     def apply(self, forecast_NHQ: Floats, unit_N: Floats, special_NH: Flags) -> Floats:
         """Return the quantiles moved; those that would cross their neighbour stop at it."""
         horizon = special_NH.shape[1]
-        offset_KHQ = np.array(
-            [[self.offset(_names(band, kind)) for band in _bands(horizon)] for kind in KINDS]
-        )
+        offset_KHQ = self._by_step(horizon)
         offset_NHQ = offset_KHQ[special_NH.astype(np.intp), np.arange(horizon)]
         moved_NHQ = forecast_NHQ + offset_NHQ * unit_N[:, None, None]
         middle = self.quantiles.index(0.5)
@@ -60,6 +59,17 @@ class Calibration:
         """Return [Q] the offsets of the first of several groups that has any."""
         none = (0.0,) * len(self.quantiles)
         return next((self.offsets[name] for name in names if name in self.offsets), none)
+
+    @cached_property
+    def _by_step(self) -> Callable[[int], Floats]:
+        @cache
+        def offsets(horizon: int) -> Floats:
+            """Return [K, H, Q] the offsets of each kind and step."""
+            return np.array(
+                [[self.offset(_names(band, kind)) for band in _bands(horizon)] for kind in KINDS]
+            )
+
+        return offsets
 
     def to_json(self) -> dict[str, Any]:
         """Return the calibration as plain JSON values."""

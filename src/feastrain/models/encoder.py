@@ -108,6 +108,9 @@ class Encoder:
 
     def unit(self, rows: pa.Table) -> NDArray[np.float64]:
         """Return [N]: the unit that each row's labels are expressed in."""
+        return self._unit(rows)
+
+    def _find_unit(self, rows: pa.Table) -> NDArray[np.float64]:
         unit_N = _raw_unit(rows, self.columns)
         known_N = np.where(np.isfinite(unit_N), np.abs(unit_N), self.unit_missing)
         return np.clip(known_N, self.unit_floor, LARGEST_UNIT)
@@ -131,7 +134,7 @@ class Encoder:
         if baseline is None:
             return np.zeros((len(rows), self.columns.horizon))
         steps = range(1, self.columns.horizon + 1)
-        base_NH = np.column_stack([_numbers(rows, f"{baseline}_{step}") for step in steps])
+        base_NH = _side_by_side(rows, [f"{baseline}_{step}" for step in steps])
         return np.where(np.isfinite(base_NH), base_NH, 0.0)
 
     @property
@@ -199,6 +202,10 @@ class Encoder:
         }
 
     @cached_property
+    def _unit(self) -> Remembered[NDArray[np.float64]]:
+        return Remembered(self._find_unit)
+
+    @cached_property
     def _row_scaling(self) -> Scaling:
         return Scaling(self.rows, [number.name for number in self.rows])
 
@@ -243,7 +250,7 @@ class Scaling:
         for start in range(0, len(table) if self._names else 0, RUN):
             run = slice(start, start + RUN)
             part = table if len(table) <= RUN else table.slice(start, RUN)
-            value_BV = np.column_stack([_numbers(part, name) for name in self._names])
+            value_BV = _side_by_side(part, self._names)
             missing_BV = ~np.isfinite(value_BV)
             value_BV -= self._mean_V
             value_BV /= (
@@ -357,6 +364,20 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
         column = column.cast(pa.float64())
     values: NDArray[np.float64] = column.to_numpy()
     return values
+
+
+def _side_by_side(table: pa.Table, names: list[str]) -> NDArray[np.float64]:
+    """Return [N, V] numbers of some columns, NaN where there is none."""
+    batches = table.select(names).to_batches()
+    if len(batches) == 1:
+        try:
+            tensor = batches[0].to_tensor(null_to_nan=True)
+        except (pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            pass  # a column is no number, and may yet be read as one
+        else:
+            values_NV: NDArray[np.float64] = tensor.to_numpy().astype(np.float64, copy=False)
+            return values_NV
+    return np.column_stack([_numbers(table, name) for name in names])
 
 
 def _standardised(values: NDArray[np.float64], number: Number) -> Floats:

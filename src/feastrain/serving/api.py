@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from functools import partial
+from functools import lru_cache, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,7 +87,8 @@ class Service:
             "bundle": forecaster.bundle.fingerprint,
             "snapshot": str(forecaster.bundle.lineage["snapshot"]),
         }
-        self._wording = Wording(tuple(history.entities), forecaster.recipe.period_name)
+        name = lru_cache(maxsize=256)(forecaster.recipe.period_name)
+        self._wording = Wording(tuple(history.entities), name)
         self._series_list = as_json(self._summarise())
 
     async def forecasts(self, asked: schemas.ForecastRequest) -> Response:

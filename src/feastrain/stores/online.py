@@ -208,14 +208,16 @@ class OnlineFeatures:
         return pa.table(columns), dated
 
     def _features_keyed_by_series(self) -> list[str]:
-        """Return the features whose view is keyed by every entity; all, if there is none."""
-        telling = []
+        """Return a feature of each view that is keyed by every entity; of all, if there is none."""
+        telling, any_of = [], {}
         for reference in self._row_features:
             view, name = reference.split(":", 1)
+            any_of[view] = name
+        for view, name in any_of.items():
             keys = {field.name for field in self._store.get_feature_view(view).entity_columns}
             if keys >= set(self._columns.entities):
                 telling.append(name)
-        return telling or [reference.split(":", 1)[1] for reference in self._row_features]
+        return telling or [*any_of.values()]
 
 
 def last_cutoff(

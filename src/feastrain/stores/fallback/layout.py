@@ -74,7 +74,7 @@ class Rows:
         if pa.types.is_timestamp(kind):  # Feast keeps seconds
             return pa.array(values, type=pa.timestamp("s"), mask=null).cast(kind)
         if values.dtype != object:
-            return pa.array(values, type=kind, mask=null if null.any() else None)
+            return pa.array(values, type=kind, mask=null if np.count_nonzero(null) else None)
         return pa.array(
             [
                 None if missing else _plain(value)

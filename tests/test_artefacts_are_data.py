@@ -71,6 +71,18 @@ def test_every_artefact_is_data(demand: Project, looking_back: Project) -> None:
     assert set() == kinds - plain
 
 
+def test_whoever_may_read_one_file_of_an_artefact_may_read_all(demand: Project) -> None:
+    """What is trained by one user is served by another."""
+    files = [
+        path
+        for artefact in (demand.snapshot("smoke").path, demand.bundle("smoke").path)
+        for path in artefact.rglob("*")
+        if path.is_file()
+    ]
+    assert len(files) > 6
+    assert 1 == len({path.stat().st_mode for path in files})
+
+
 def test_a_pickle_would_be_found(tmp_path: Path) -> None:
     """Under whatever name it hides."""
     import pickle

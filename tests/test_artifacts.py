@@ -51,6 +51,16 @@ def test_missing_file_is_found(tmp_path: Path) -> None:
         open_manifest(tmp_path / "made")
 
 
+def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    """What the system says of it is told, with the file: it may be another user's."""
+    with publishing(tmp_path / "made", {}) as scratch:
+        (scratch / "a").write_text("1")
+    (tmp_path / "made" / "a").unlink()
+    (tmp_path / "made" / "a").symlink_to("/proc/self/mem")  # reading its first byte fails
+    with pytest.raises(ArtifactError, match=r"made/a cannot be read \(Input/output error\)"):
+        open_manifest(tmp_path / "made")
+
+
 def test_several_publish_at_once(tmp_path: Path) -> None:
     """Eight publishers of one name leave one whole artefact and no scratch folder."""
     with ThreadPoolExecutor(8) as pool:
@@ -76,6 +86,15 @@ def test_pointer_moves_to_the_newest(tmp_path: Path) -> None:
         point(tmp_path / "current", tmp_path / "all" / name)
     assert "two" == (tmp_path / "current" / "file.txt").read_text()
     assert not Path((tmp_path / "current").readlink()).is_absolute()
+
+
+def test_a_pointer_that_leads_there_is_not_touched(tmp_path: Path) -> None:
+    """Nothing is written for a target that it has already: others may look at the folder."""
+    (tmp_path / "all").mkdir()
+    point(tmp_path / "current", tmp_path / "all")
+    before = tmp_path.stat().st_mtime_ns, (tmp_path / "current").lstat().st_ino
+    point(tmp_path / "current", tmp_path / "all")
+    assert before == (tmp_path.stat().st_mtime_ns, (tmp_path / "current").lstat().st_ino)
 
 
 def test_pointer_spares_a_real_folder(tmp_path: Path) -> None:

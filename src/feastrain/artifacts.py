@@ -121,7 +121,12 @@ def open_manifest(directory: Path) -> dict[str, Any]:
         if not path.is_file():
             message = f"{path} is missing; {remedy}"
             raise ArtifactError(message)
-        if file_digest(path) != expected:
+        try:
+            digest = file_digest(path)
+        except OSError as error:
+            message = f"{path} cannot be read ({error.strerror}); {remedy}"
+            raise ArtifactError(message) from error
+        if digest != expected:
             message = f"{path} is damaged: its bytes are not those that were published; {remedy}"
             raise ArtifactError(message)
     return manifest
@@ -154,14 +159,17 @@ def _files(directory: Path, manifest: object) -> dict[str, str]:
 
 
 def point(pointer: Path, target: Path) -> None:
-    """Make the symbolic link `pointer` lead to `target`, in one atomic step."""
+    """Make the symbolic link `pointer` lead to `target`, in one atomic step, where it does not."""
     pointer.parent.mkdir(parents=True, exist_ok=True)
+    leads = os.path.relpath(target, pointer.parent)
+    if pointer.is_symlink() and pointer.readlink() == Path(leads):
+        return
     if pointer.exists() and not pointer.is_symlink():
         message = f"{pointer} is in the way: it should be a link made by feastrain; move it aside"
         raise ArtifactError(message)
     beside = pointer.with_name(f".{pointer.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)
-    beside.symlink_to(os.path.relpath(target, pointer.parent))
+    beside.symlink_to(leads)
     beside.replace(pointer)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from feastrain.artifacts import write_json
 from feastrain.models import custom
@@ -78,7 +78,8 @@ class Network:
         """Write the files that `load` reads."""
         # Copies: weights that are tied share their memory, which a file cannot.
         state = {name: tensor.clone() for name, tensor in self.module.state_dict().items()}
-        save_file(state, directory / WEIGHTS)
+        # What `save_file` writes only its own user may read.
+        (directory / WEIGHTS).write_bytes(save(state))
         (directory / GRAPH).write_bytes(_graph(self.module, self.architecture))
         write_json(directory / DESCRIPTION, self.architecture)
 

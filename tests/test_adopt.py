@@ -1,11 +1,13 @@
 """A project on a Feast repo that is there already, from its definitions to a forecast."""
 
+import re
 import warnings
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from feast_repos import hours, write
 from feastrain import Project
 from feastrain.adopt.guessing import Proposal
 from feastrain.errors import ProjectError, UsageError
@@ -134,3 +136,50 @@ def test_a_folder_that_is_no_repo_is_refused(tmp_path: Path) -> None:
     """The error names the file that is missing."""
     with pytest.raises(ProjectError, match=r"it has no feature_store\.yaml"):
         Project.adopt(tmp_path / "new", tmp_path, SALES)
+
+
+UNUSABLE = """
+from feast import Entity, FeatureView, Field, FileSource
+from feast.types import Bytes, Float64
+
+shop = Entity(name="shop", join_keys=["shop"])
+
+
+def view(name, path, *, entities=(shop,), schema=(Field(name="units", dtype=Float64),)):
+    source = FileSource(name=f"{name}_source", path=path, timestamp_field="at")
+    return FeatureView(name=name, entities=list(entities), schema=list(schema), source=source)
+
+
+absent = view("absent", "data/absent.parquet")
+remote = view("remote", "s3://bucket/sales.parquet")
+damaged = view("damaged", "data/damaged.parquet")
+timeless = view("timeless", "data/timeless.parquet")
+alone = view("alone", "data/sales.parquet", entities=())
+pictures = view("pictures", "data/sales.parquet", schema=(Field(name="picture", dtype=Bytes),))
+"""
+
+
+def test_a_repo_without_a_view_to_use_says_why_of_each(tmp_path: Path) -> None:
+    """Every view is named with what is wrong with it."""
+    write(tmp_path / "data" / "timeless.parquet", {"shop": ["a"], "units": [1.0]})
+    columns = {"shop": ["a"], "units": [1.0], "picture": [b""], "at": hours(0)}
+    write(tmp_path / "data" / "sales.parquet", columns)
+    (tmp_path / "data" / "damaged.parquet").write_text("no Parquet")
+    (tmp_path / "feature_store.yaml").write_text(
+        "{project: shops, provider: local, registry: registry.db, "
+        "entity_key_serialization_version: 3}"
+    )
+    (tmp_path / "features.py").write_text(UNUSABLE)
+    with pytest.raises(ProjectError, match="no feature view to forecast from") as caught:
+        Project.adopt(tmp_path / "forecast", tmp_path)
+    told = str(caught.value)
+    for name, why in {
+        "absent": r"it reads .*/data/absent\.parquet, which does not exist",
+        "remote": r"it reads s3://bucket/sales\.parquet; copy that to this machine first",
+        "damaged": r"it reads .*/data/damaged\.parquet, which DuckDB refuses: ",
+        "timeless": r".*/data/timeless\.parquet has no column with the time of a row",
+        "alone": "it has no entity, and a forecast is made for each series of one",
+        "pictures": "it has no number and no text",
+    }.items():
+        assert re.search(f"{name}: {why}", told), told
+    assert not (tmp_path / "forecast").exists()

@@ -121,6 +121,37 @@ PROJECT_FAULTS: dict[str, tuple[Spoil, list[str], int, str]] = {
         2,
         "features.roles names 'nowhere'",
     ),
+    "known ahead, but of no period": (
+        replace(SMOKE, "sales_history_features: observed", "sales_history_features: known_ahead"),
+        ["build", "smoke"],
+        2,
+        "view 'sales_history_features' is known ahead, so it must be keyed by the target period",
+    ),
+    "of a period, but not known ahead": (
+        replace(SMOKE, "calendar_features: known_ahead", "calendar_features: observed"),
+        ["build", "smoke"],
+        2,
+        "view 'calendar_features' has the join keys .*; a observed view may be keyed by",
+    ),
+    "features of one name": (
+        replace("feature_repo/features.py", '"sales_growth"', '"unemployment"'),
+        ["build", "smoke"],
+        2,
+        "two views of the service have a feature 'unemployment'",
+    ),
+    "nothing to tune": (nothing, ["tune", "smoke"], 2, "tune"),
+    "label of no Feast repo": (
+        nothing,
+        ["init", "new", "--label", "sales.units"],
+        2,
+        "--label and --service go with --from FEAST_REPO",
+    ),
+    "candidate that nobody waits for": (
+        nothing,
+        ["train", "smoke", "--candidate", "--no-follow"],
+        2,
+        "--candidate names the bundle once it is made",
+    ),
     "broken expectation": (
         replace(SMOKE, "expectations:", "expectations:\n  - {column: store_size, maximum: 1}", 1),
         ["build", "smoke"],

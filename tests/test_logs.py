@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -10,7 +11,7 @@ from fakes import AppClient, fake_forecaster
 from feastrain import telemetry
 from feastrain.serving.api import create_app
 from feastrain.settings import Settings
-from feastrain.telemetry import bind, event, log_as_lines
+from feastrain.telemetry import bind, event, log_as_lines, say, stage
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +75,25 @@ def test_who_said_how_to_log_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(logging.getLogger(), "handlers", given)
     log_as_lines()
     assert 1 == len(given)
+
+
+def test_a_terminal_shows_how_far_a_stage_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bar with what is told of it, then a line with what it made; no line is JSON."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    say("Running.")
+    with stage("fit") as current:
+        current.advance(1, 2, rows_per_s=1234)
+        current.tell("epoch", loss=0.5)
+        current.made(rows=5678)
+    with stage("build", live=False) as current:
+        current.made(cached=True)
+    told = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert "Running.\n" == told.splitlines(keepends=True)[0]
+    assert re.search(r"fit +.*rows_per_s 1,234 +0:00:00", told)
+    assert "epoch        loss 0.5" in told
+    assert re.search(r"✓ fit +0\.0 s  rows 5,678", told)
+    assert re.search("= build +cached", told)
+    assert "{" not in told

@@ -24,6 +24,7 @@ from feastrain import telemetry
 from feastrain.dataset.latest import Effort, record_effort
 from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import InterruptedRun, UsageError
+from feastrain.jobs.probe import probe
 from feastrain.recipe import load_recipe
 from feastrain.settings import Settings, load_settings
 from feastrain.telemetry import Stage, stage
@@ -203,6 +204,24 @@ def test_ready_after_a_step_and_alive_while_steps_end(about: About) -> None:
         metrics.see(_step(2))
         assert (200, 200) == health()
         assert 404 == _get(port, "/secrets")[0]
+
+
+def test_the_kubelet_hears_what_rank_0_says(
+    about: About, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The probe fails as rank 0 does, and says why; other nodes, and runs without a port, pass."""
+    port = _free_port()
+    monkeypatch.setenv("FEASTRAIN_METRICS_PORT", str(port))
+    with _answering(Metrics(about, heartbeat_seconds=30.0, clock=Clock()), port):
+        assert (True, False) == (probe("live"), probe("ready"))
+    assert "no step has ended yet" in capsys.readouterr().err
+    assert not probe("live")
+    assert "rank 0 does not answer: [Errno 111] Connection refused" in capsys.readouterr().err
+    monkeypatch.setenv("PET_NODE_RANK", "1")
+    assert probe("live")
+    monkeypatch.delenv("PET_NODE_RANK")
+    monkeypatch.delenv("FEASTRAIN_METRICS_PORT")
+    assert probe("ready")
 
 
 def test_idle_connections_are_bounded_and_the_port_is_given_back(about: About) -> None:

@@ -25,6 +25,8 @@ from figures import Figure
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 OURS = "feastrain"
+OWN = {"memory": "checkpointed"}
+"""What ours is called where its peer is ours too."""
 NAMES = (
     "retrieval",
     "materialize",
@@ -97,7 +99,8 @@ def head(began: datetime, *, full: bool) -> list[str]:
         "",
         "A ratio is ours to the peer's; where less is better, below 1 is good, where more is "
         "better (↑) above 1 is. What each benchmark measures, and how, is the first paragraph of "
-        "`benchmarks/NAME.py`.",
+        "`benchmarks/NAME.py`."
+        + ("" if full else " Short forms train the smallest model: what it scores is no claim."),
         *[
             f"`{name}` takes {time_taken}, and runs with `--full` or by its name alone."
             for name, time_taken in LONG_ONLY.items()
@@ -115,12 +118,13 @@ def section(name: str, figures: list[Figure], seconds: float, ended: int) -> str
     rows: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for figure in figures:
         rows[figure.case, figure.metric][figure.system] = figure.value
-    peers = list(dict.fromkeys(f.system for f in figures if f.system != OURS))
+    own = OWN.get(name, OURS)
+    peers = list(dict.fromkeys(f.system for f in figures if f.system != own))
     if rows:
-        lines.append("| " + " | ".join(["case", "metric", OURS, *peers]) + " |")
+        lines.append("| " + " | ".join(["case", "metric", own, *peers]) + " |")
         lines.append("|---|---|" + "---:|" * (1 + len(peers)))
     for (case, metric), values in rows.items():
-        ours = values.get(OURS)
+        ours = values.get(own)
         told = [_beside(values.get(peer), ours) for peer in peers]
         arrow = " ↑" if metric.endswith(HIGHER_IS_BETTER) else ""
         lines.append("| " + " | ".join([case, metric + arrow, _shown(ours), *told]) + " |")

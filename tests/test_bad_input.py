@@ -139,6 +139,30 @@ PROJECT_FAULTS: dict[str, tuple[Spoil, list[str], int, str]] = {
         2,
         "two views of the service have a feature 'unemployment'",
     ),
+    "frequency of minutes": (
+        replace(SMOKE, "frequency: 1w", "frequency: 90m"),
+        ["build", "smoke"],
+        2,
+        "frequency: must be a whole number and a unit: 12h, 1d or 1w",
+    ),
+    "SQL that is not there": (
+        replace(SMOKE, "sql: features.sql", "sql: nowhere.sql"),
+        ["build", "smoke"],
+        2,
+        r"nowhere\.sql: no such file; the recipe's transform\.sql names it",
+    ),
+    "feature repo that does not run": (
+        replace("feature_repo/features.py", "from feast", "import nowhere\nfrom feast", 1),
+        ["build", "smoke"],
+        2,
+        "feature_repo cannot be applied: ModuleNotFoundError: No module named 'nowhere'",
+    ),
+    "address of another machine": (
+        nothing,
+        ["serve", "smoke", "--host", "nowhere.invalid"],
+        1,
+        r"port \d+ on nowhere\.invalid is not an address of this machine .*: mend --host",
+    ),
     "nothing to tune": (nothing, ["tune", "smoke"], 2, "tune"),
     "label of no Feast repo": (
         nothing,

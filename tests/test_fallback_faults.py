@@ -492,8 +492,32 @@ def test_another_run_of_redis_takes_no_row(store: FeatureStore, redis: Redis) ->
 
     primary = online_store_of(store).tiers(store.config)._primary
     row = bytes(24)
-    with pytest.raises(client.ResponseError, match="ANOTHER run"):
-        primary.put([b"k"], [row], b"0123456789ab")
+    now = primary.incarnation
+    for other in (b"01234567" + now[8:], now[:8] + b"01234567"):
+        with pytest.raises(client.ResponseError, match="ANOTHER run"):
+            primary.put([b"k"], [row], other)
     assert redis.client().get("k") is None
-    primary.put([b"k"], [row], primary.incarnation)
+    primary.put([b"k"], [row], now)
     assert row == redis.client().get("k")
+
+
+def test_a_master_that_was_deposed_and_reigns_again_is_not_believed(
+    store: FeatureStore, redis: Redis, reader: Reader
+) -> None:
+    """It never stopped, and has what it had; others may have been written to meanwhile."""
+    kept = {key: redis.client().dump(key) for key in redis.client().scan_iter()}
+    depose_and_restore(redis)
+    push(store, 1)
+    for key, row in kept.items():  # what its successor had copied of the first reign comes back
+        redis.client().restore(key, 0, row, replace=True)
+    depose_and_restore(redis)
+    redis.client().client_kill_filter(_type="normal", skipme=True)
+    assert {1} == reader.units()
+    push(store, 2)
+    assert {2} == Reader(store).units()
+
+
+def depose_and_restore(redis: Redis) -> None:
+    """Have a master be a replica, of nobody who answers, and a master again."""
+    redis.client().replicaof("127.0.0.1", 1)
+    redis.client().replicaof("NO", "ONE")

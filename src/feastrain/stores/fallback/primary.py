@@ -33,8 +33,11 @@ local function newer(new, old)
   if new_event ~= old_event then return new_event > old_event end
   return new_version > old_version
 end
-if ARGV[2] ~= '-' and not redis.call('INFO', 'server'):find('run_id:' .. ARGV[2], 1, true) then
-  return redis.error_reply('ANOTHER run of the server than was asked')
+local function is(section, field, at)
+  return redis.call('INFO', section):find(field .. ':' .. ARGV[2]:sub(at, at + 7), 1, true)
+end
+if ARGV[2] ~= '-' and not (is('server', 'run_id', 1) and is('replication', 'master_replid', 9)) then
+  return redis.error_reply('ANOTHER run of the server, or reign as a master, than was asked')
 end
 for i, key in ipairs(KEYS) do
   local new = ARGV[i + 2]
@@ -73,9 +76,11 @@ class Primary:
 
     @property
     def incarnation(self) -> bytes:
-        """Which run of the server answers: another one may have come back with older rows.
+        """Which run of the server answers, and which reign of it as a master.
 
-        It is part of every key, and is known once a connection is.
+        Another run may have come back with older rows; and so may a master that was deposed and
+        is one again, with the rows of its first reign that its successor had. It is part of every
+        key, and is known once a connection is.
         """
         return self._incarnation
 
@@ -100,10 +105,15 @@ class Primary:
             for start in range(0, len(group), KEYS_A_CALL):
                 part = group[start : start + KEYS_A_CALL]
                 lifetime = int(self._ttl_ms * random.uniform(0.9, 1.1))  # noqa: S311 - no secret
-                self._script(
-                    keys=[keys[index] for index in part],
-                    args=[lifetime, incarnation, *(rows[index] for index in part)],
-                )
+                try:
+                    self._script(
+                        keys=[keys[index] for index in part],
+                        args=[lifetime, incarnation, *(rows[index] for index in part)],
+                    )
+                except redis.ResponseError as error:
+                    if str(error).startswith("ANOTHER"):
+                        self._let_go()  # connections are made anew, and tell what it is now
+                    raise
 
     def ping(self) -> None:
         """Ask for a sign of life; any connection made for it tells the incarnation."""
@@ -115,6 +125,14 @@ class Primary:
             self._connections.close()
         self._reader.close()
         self._writer.close()
+
+    def _let_go(self) -> None:
+        """Disconnect what is not in use."""
+        if self._connections is not None:
+            self._connections.close()
+        if not self._many:
+            for client in (self._reader, self._writer):
+                client.connection_pool.disconnect(inuse_connections=False)
 
     def _together(self, keys: Sequence[bytes]) -> Iterable[Sequence[int]]:
         """Return which keys one call may name: all, or those of one slot of a Cluster."""
@@ -170,16 +188,18 @@ class Primary:
         )
 
     def _connected(self, connection: Any) -> None:
-        """Greet a server, and learn which run of it this is."""
+        """Greet a server, and learn which run and reign of it this is."""
         connection.on_connect()
-        connection.send_command("INFO", "server")
-        try:
-            told = connection.read_response()
-        except redis.ResponseError:  # this user may not ask
-            return
-        for line in told.split(b"\r\n"):
-            if line.startswith(b"run_id:"):
-                self._incarnation = line[7:19]
+        told = []
+        for section, field in ((b"server", b"run_id:"), (b"replication", b"master_replid:")):
+            connection.send_command("INFO", section)
+            try:
+                lines = connection.read_response().split(b"\r\n")
+            except redis.ResponseError:  # this user may not ask
+                return
+            told += [line[len(field) :][:8] for line in lines if line.startswith(field)]
+        if len(told) == 2:
+            self._incarnation = b"".join(told)
 
 
 class _Connections:

@@ -153,6 +153,8 @@ def _in_time(config: Any, work: Callable[[], T]) -> T:
     try:
         return within(seconds, work)
     except LateError as error:
+        # What waits holds its connection, and the idle ones may lead to the same silence.
+        _pool_of(config).renew()
         message = f"{_place(config)} was silent for {seconds:g} s"
         raise ServerAwayError(message) from error
 
@@ -162,7 +164,7 @@ def _cursor(config: Any) -> Iterator[Any]:
     """Lend a cursor of the server's pool; what it did is committed when the block ends well."""
     address = _place(config)
     try:
-        connection = _pool(_conninfo(config), int(config.max_conn)).connect()
+        connection = _pool_of(config).connections.connect()
     except PoolTimeoutError as error:
         message = f"{address}: no connection is free after {POOL_WAIT_SECONDS:.0f} s; try again"
         raise FeastrainError(message) from error
@@ -186,18 +188,30 @@ def _cursor(config: Any) -> Iterator[Any]:
         connection.close()
 
 
-@lru_cache(maxsize=8)
-def _pool(conninfo: str, size: int) -> QueuePool:
-    """Return the connections of one server, `size` at most, each used for an hour at most."""
-    pool = QueuePool(
-        lambda: adbc_driver_postgresql.dbapi.connect(conninfo),
-        pool_size=size,
-        max_overflow=0,
-        timeout=POOL_WAIT_SECONDS,
-        recycle=3600,
-    )
-    event.listen(pool, "checkout", _ping)
-    return pool
+class _Pool:
+    """The connections of one server, `size` at most, each used for an hour at most."""
+
+    def __init__(self, conninfo: str, size: int) -> None:
+        self.connections = QueuePool(
+            lambda: adbc_driver_postgresql.dbapi.connect(conninfo),
+            pool_size=size,
+            max_overflow=0,
+            timeout=POOL_WAIT_SECONDS,
+            recycle=3600,
+        )
+        event.listen(self.connections, "checkout", _ping)
+
+    def renew(self) -> None:
+        """Let go of every connection, those in use too."""
+        before, self.connections = self.connections, self.connections.recreate()
+        before.dispose()
+
+
+def _pool_of(config: Any) -> _Pool:
+    return _pool(_conninfo(config), int(config.max_conn))
+
+
+_pool = lru_cache(maxsize=8)(_Pool)
 
 
 def _ping(connection: Any, _record: object, _proxy: object) -> None:

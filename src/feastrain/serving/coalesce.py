@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from contextvars import Context, copy_context
@@ -19,8 +20,15 @@ Q = TypeVar("Q")
 R = TypeVar("R")
 
 
+JOIN_SECONDS = 0.0005
+"""How long a thread that answered several together waits for their clients to ask again.
+
+Without it half of them find the other half being answered, and what could be one batch is two.
+"""
+
+
 class Coalescing(Generic[Q, R]):
-    """Nobody waits to be joined: a thread that is free takes all that wait by then."""
+    """A thread that is free takes all that wait by then; one that comes alone waits for nobody."""
 
     def __init__(
         self,
@@ -67,6 +75,8 @@ class Coalescing(Generic[Q, R]):
         while batch := self._taken():
             first = batch[0][2]  # what several requests cost is told in the trace of the first
             first.run(self._tell, [(asked, told) for asked, told, _ in batch])
+            if len(batch) > 1:
+                time.sleep(JOIN_SECONDS)
 
     def _tell(self, batch: list[tuple[Q, Future[R]]]) -> None:
         if len(batch) > 1:

@@ -12,7 +12,7 @@ from feastrain.cli import app
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 VERBS = {*getattr(typer.main.get_command(app), "commands", {})}
-DELEGATED = {"test", "bench", "coverage", "check", "mutate", "lock", "help"}
+DELEGATED = {*re.findall(r"^    ([a-z]+)\)", (ROOT / "run").read_text(), re.MULTILINE)}
 """What `run` does itself."""
 
 

@@ -124,7 +124,7 @@ def open_manifest(directory: Path) -> dict[str, Any]:
         try:
             digest = file_digest(path)
         except OSError as error:
-            message = f"{path} cannot be read ({error.strerror}); {remedy}"
+            message = f"{path} cannot be read ({error.strerror}); may this user? If so, {remedy}"
             raise ArtifactError(message) from error
         if digest != expected:
             message = f"{path} is damaged: its bytes are not those that were published; {remedy}"

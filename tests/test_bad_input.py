@@ -163,7 +163,12 @@ PROJECT_FAULTS: dict[str, tuple[Spoil, list[str], int, str]] = {
         1,
         r"port \d+ on nowhere\.invalid is not an address of this machine .*: mend --host",
     ),
-    "nothing to tune": (nothing, ["tune", "smoke"], 2, "tune"),
+    "nothing to tune": (
+        nothing,
+        ["tune", "smoke"],
+        2,
+        "recipe 'smoke' does not say what to try: give it e.g. `tune:",
+    ),
     "label of no Feast repo": (
         nothing,
         ["init", "new", "--label", "sales.units"],

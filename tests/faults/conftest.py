@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from outcomes import Outcome, table, write_table
+from outcomes import Outcome, recorded, table, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--faults-times", type=int, default=1, help="how often each fault is injected")
     group.addoption("--soak-seconds", type=float, default=20.0, help="how long the soak lasts")
-    group.addoption("--faults-table", type=Path, default=None, help="page that outcomes go to")
+    group.addoption(
+        "--faults-record",
+        type=Path,
+        default=None,
+        help="file that each injection is added to as it happens; several sessions may share it",
+    )
+    group.addoption(
+        "--faults-table",
+        type=Path,
+        default=None,
+        help="page whose tables are written at the end, of all that the record holds",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +42,10 @@ def times(pytestconfig: pytest.Config) -> int:
 @pytest.fixture
 def outcome_of(pytestconfig: pytest.Config) -> Callable[[str, str], Outcome]:
     """Make an outcome that is a row of one of the tables."""
+    record = pytestconfig.getoption("--faults-record", default=None)
 
     def make(name: str, fault: str) -> Outcome:
-        outcome = Outcome(fault)
+        outcome = Outcome(fault, record=record, name=name)
         pytestconfig.stash.setdefault(OUTCOMES, {}).setdefault(name, []).append(outcome)
         return outcome
 
@@ -45,7 +57,9 @@ def pytest_terminal_summary(
 ) -> None:
     """Show the tables, and put them on the page that was named."""
     page = config.getoption("--faults-table", default=None)
-    for name, outcomes in config.stash.get(OUTCOMES, {}).items():
+    record = config.getoption("--faults-record", default=None)
+    tables = recorded(record) if record and record.exists() else config.stash.get(OUTCOMES, {})
+    for name, outcomes in tables.items():
         told = [outcome for outcome in outcomes if outcome.times]
         terminalreporter.section(f"faults: {name}")
         terminalreporter.write_line(table(told))

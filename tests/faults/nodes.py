@@ -20,20 +20,23 @@ if TYPE_CHECKING:
 class Nodes:
     """Some machines of a network; the one that makes them is one more, at the address `here`."""
 
-    def __init__(self, net: int, count: int) -> None:
-        """Name them; `net` tells one network from another."""
-        self._bridge = f"fb{os.getpid() % 100_000}-{net}"
-        self._names = [f"feastrain-fault-{os.getpid()}-{net}-{node}" for node in range(count)]
-        self._links = [f"fl{os.getpid() % 100_000}-{net}{node}" for node in range(count)]
-        self._net = f"10.231.{net}"
-        self.here = f"{self._net}.254"
-        self.addresses = [f"{self._net}.{node + 1}" for node in range(count)]
+    def __init__(self, count: int) -> None:
+        """Say how many; they have names and addresses while they are up."""
+        self._count = count
+        self._bridge, self.here = "", ""
+        self._names: list[str] = []
+        self._links: list[str] = []
+        self.addresses: list[str] = []
 
     @contextmanager
     def up(self) -> Iterator[Nodes]:
         """Make them for the length of the block; processes that are left on them are killed."""
+        net = self._take_net()
+        self._names = [f"feastrain-fault-{net}-{node}" for node in range(self._count)]
+        self._links = [f"feastf{net}-{node}" for node in range(self._count)]
+        self.addresses = [f"10.231.{net}.{node + 1}" for node in range(self._count)]
+        self.here = f"10.231.{net}.254"
         try:
-            _ip("link", "add", self._bridge, "type", "bridge")
             _ip("address", "add", f"{self.here}/24", "dev", self._bridge)
             _ip("link", "set", self._bridge, "up")
             for node, name in enumerate(self._names):
@@ -46,6 +49,15 @@ class Nodes:
                         os.kill(pid, signal.SIGKILL)
                 _ip("netns", "delete", name, check=False)
             _ip("link", "delete", self._bridge, check=False)
+
+    def _take_net(self) -> int:
+        """Take a network that nobody else on this machine has: the bridge's name is the lock."""
+        for net in range(1, 250):
+            self._bridge = f"feastb{net}"
+            with suppress(subprocess.CalledProcessError):
+                _ip("link", "add", self._bridge, "type", "bridge")
+                return net
+        pytest.fail("every network 10.231.1 to 10.231.249 is taken: see `ip link show type bridge`")
 
     def _make(self, node: int, name: str) -> None:
         link, peer = self._links[node], f"{self._links[node]}p"

@@ -29,8 +29,8 @@ LEASE_SECONDS = 10
 class PatroniCluster:
     """Three members that agree on a primary; what it commits, a standby has."""
 
-    def __init__(self, folder: Path, net: int = 17) -> None:
-        self.nodes = Nodes(net, COUNT)
+    def __init__(self, folder: Path) -> None:
+        self.nodes = Nodes(COUNT)
         self._folder = folder
         self._running: list[subprocess.Popen[bytes] | None] = [None] * COUNT
 

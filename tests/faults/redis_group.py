@@ -30,8 +30,8 @@ sentinel failover-timeout mymaster 5000
 class RedisGroup:
     """Three servers, one of which the Sentinels call the master."""
 
-    def __init__(self, folder: Path, net: int = 18) -> None:
-        self.nodes = Nodes(net, COUNT)
+    def __init__(self, folder: Path) -> None:
+        self.nodes = Nodes(COUNT)
         self._folder = folder
         self._running: list[subprocess.Popen[bytes]] = []
 

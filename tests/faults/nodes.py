@@ -47,6 +47,8 @@ class Nodes:
                 for pid in self.processes(node):
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
+                # By itself it would go with its namespace: when the last process of that has gone.
+                _ip("link", "delete", self._links[node], check=False)
                 _ip("netns", "delete", name, check=False)
             _ip("link", "delete", self._bridge, check=False)
 

@@ -44,29 +44,29 @@ class FakePrimary:
     errors = (ConnectionError,)
 
     def __init__(self, cache: Cache) -> None:
-        self._cache = cache
+        self.cache = cache
         self.incarnation = b"-"
 
     def ping(self) -> None:
-        if not self._cache.up:
+        if not self.cache.up:
             message = "away"
             raise ConnectionError(message)
-        self.incarnation = b"%d" % self._cache.run
+        self.incarnation = b"%d" % self.cache.run
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         self.ping()
-        return [self._cache.rows.get(key) for key in keys]
+        return [self.cache.rows.get(key) for key in keys]
 
     def put(self, keys: Sequence[bytes], rows: Sequence[bytes], incarnation: bytes) -> None:
         self.ping()
         if incarnation != self.incarnation:
             raise ConnectionError
         for key, row in zip(keys, rows, strict=True):
-            if self._order(row) > self._order(self._cache.rows.get(key)):
-                self._cache.rows[key] = row
+            if self._order(row) > self._order(self.cache.rows.get(key)):
+                self.cache.rows[key] = row
 
     def close(self) -> None:
-        self._cache = Cache(up=False)
+        self.cache = Cache(up=False)
 
     @staticmethod
     def _order(row: bytes | None) -> tuple[int, tuple[int, ...]]:

@@ -247,5 +247,5 @@ def read(store: FeatureStore, numbers: list[int]) -> dict[str, list[Any]]:
 def version_of(tiers: Any, table: str) -> int:
     """Return how often a table was written."""
     with tiers.ledger.transaction() as run:
-        query = "SELECT version FROM feastrain_online_views WHERE view = %s"
+        query = "SELECT version FROM feastrain_online_generations WHERE view = %s"
         return int(run.execute(query, (table,)).fetchone()[0])

@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import threading
 import time
+from collections import Counter
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -94,10 +95,13 @@ class Reader:
         self.tiers = self.store.tiers(store.config)
         numbers = range(COUNT)
         self._entities = {"shop": [n // 7 for n in numbers], "item": [f"ü{n}" for n in numbers]}
+        self.answered: Counter[str] = Counter()
+        """Which store answered how many keys of the last read."""
 
     def units(self) -> set[int]:
         """Return the distinct units of all goods; every one must be found."""
-        (rows,) = self._reader.read(self._entities)
+        self.answered.clear()
+        (rows,) = self._reader.read(self._entities, tally=self.answered)
         assert rows.found.all()
         return set(rows.values["units"].tolist())
 
@@ -521,3 +525,27 @@ def depose_and_restore(redis: Redis) -> None:
     """Have a master be a replica, of nobody who answers, and a master again."""
     redis.client().replicaof("127.0.0.1", 1)
     redis.client().replicaof("NO", "ONE")
+
+
+def test_of_two_masters_at_once_neither_hides_what_the_other_was_told(
+    store: FeatureStore, server: dict[str, Any], reader: Reader, tmp_path: Path
+) -> None:
+    """As in a partition: one client is left with the old one, a new client is led to the new."""
+    other = Redis(tmp_path / "other")
+    led = opened_on(tmp_path / "led", server, {**PRIMARY, "connection_string": other.address})
+    newcomer = Reader(led)
+    for units, writer in ((1, led), (2, store), (3, led)):
+        push(writer, units)
+        for client in (reader, newcomer):
+            until_told(client, units)
+    newcomer.store.close()
+    online_store_of(led).close()
+    other.kill()
+
+
+def until_told(reader: Reader, units: int, seconds: float = 10) -> None:
+    """Read until the primary itself answers with what is right."""
+    ends = time.monotonic() + seconds
+    while reader.units() != {units} or reader.answered["primary"] < COUNT:
+        assert time.monotonic() < ends, reader.answered
+        time.sleep(0.02)

@@ -20,7 +20,13 @@ from fakes import Cache, FakePrimary
 from feastrain.errors import FeastrainError
 from feastrain.stores.fallback.breaker import BreakerLimits
 from feastrain.stores.fallback.layout import NEVER, Layout, Packed
-from feastrain.stores.fallback.ledger import LEASE_SECONDS, MOST_ATTEMPTS, Chunk
+from feastrain.stores.fallback.ledger import (
+    LEASE_SECONDS,
+    MOST_ATTEMPTS,
+    Chunk,
+    Generation,
+    Written,
+)
 from feastrain.stores.fallback.sqlite import SqliteLedger
 from feastrain.stores.fallback.tiers import Tiers
 
@@ -46,13 +52,18 @@ def units_of(row: bytes | None) -> int | None:
 
 
 class Clients(RuleBasedStateMachine):
-    """Two processes read and write two views; their cache dies, forgets and comes back older."""
+    """Two processes read and write two views; their cache dies, forgets and comes back older.
+
+    At times there are two of it, and each process takes another for the one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.cache = Cache()
-        self.clients = [self._client(), self._client()]
+        self.other = Cache(run=1_000_000)
+        self.primaries = [FakePrimary(self.cache), FakePrimary(self.cache)]
+        self.clients = [self._client(primary) for primary in self.primaries]
         self.clients[0].ledger.create(TABLES)
         self.stale = [False, False]
         self.saved: dict[bytes, bytes] = {}
@@ -61,10 +72,8 @@ class Clients(RuleBasedStateMachine):
         for table in TABLES:  # of a view that was never written the cache is told nothing
             self.write(0, table, {b"a": 0})
 
-    def _client(self) -> Tiers:
-        ledger = SqliteLedger(Path(self.folder.name) / "online.db")
-        primary: Any = FakePrimary(self.cache)
-        return Tiers(ledger, primary, AT_ONCE)
+    def _client(self, primary: Any) -> Tiers:
+        return Tiers(SqliteLedger(Path(self.folder.name) / "online.db"), primary, AT_ONCE)
 
     def teardown(self) -> None:
         """Close the stores."""
@@ -93,8 +102,8 @@ class Clients(RuleBasedStateMachine):
     @rule(client=clients_, table=tables, rows=rows)
     def write_and_die(self, client: int, table: str, rows: dict[bytes, int]) -> None:
         """The cache is not told; the lease of the note runs out."""
-        ledger = self.clients[client].ledger
-        ledger.write(table, LAYOUT, list(rows), self._noted(table, rows))
+        ledger, known = self.clients[client].ledger, self.primaries[client].incarnation
+        ledger.write(table, LAYOUT, list(rows), self._noted(table, rows), None, known)
         with ledger.transaction() as run:
             query = "UPDATE feastrain_online_writes SET started = started - %s"
             run.execute(query, (LEASE_SECONDS + 1,))
@@ -102,7 +111,10 @@ class Clients(RuleBasedStateMachine):
 
     @rule(client=clients_, asked=st.lists(st.sampled_from(KEYS), max_size=5), both=st.booleans())
     def read(self, client: int, asked: list[bytes], both: bool) -> None:
-        """What was written last, of one view or both; the second time the cache knows."""
+        """What was written last, of one view or both; the cache knows once it was asked and told.
+
+        One that is another than it was is asked after the next refresh, within a second.
+        """
         tiers = self.clients[client]
         if self.stale[client]:
             tiers.refresh()
@@ -112,16 +124,18 @@ class Clients(RuleBasedStateMachine):
             table: [self.known.get((table, key), (0, None))[1] for key in asked] for table in wanted
         }
         count = len(asked) * len(wanted)
-        for again in (False, True):
+        for turn in ("another", "to be told", "told"):
             tally: Counter[str] = Counter()
             found = tiers.read(wanted, tally)
             assert expected == {table: [*map(units_of, rows)] for table, rows in found.items()}
             assert count >= tally.total()  # a key asked for twice is read once
-            if again and self.cache.up:
+            if not self.primaries[client].cache.up:
+                assert Counter(fallback=count) == tally
+            elif turn == "told":
                 assert Counter(primary=count) == tally
                 assert "closed" == tiers.breaker_state()
-            if not self.cache.up:
-                assert Counter(fallback=count) == tally
+            elif turn == "another":
+                tiers.refresh()
 
     @rule()
     def go_away(self) -> None:
@@ -132,6 +146,12 @@ class Clients(RuleBasedStateMachine):
     def come_back(self) -> None:
         """It answers again, and may have missed writes."""
         self.cache.up = True
+
+    @rule(client=clients_)
+    def part(self, client: int) -> None:
+        """One process is led to the other cache, which has what it had."""
+        caches = [self.cache, self.other]
+        self.primaries[client].cache = caches[self.primaries[client].cache is self.cache]
 
     @rule()
     def forget(self) -> None:
@@ -181,6 +201,25 @@ def test_without_a_cache_the_store_alone_answers(ledger: SqliteLedger) -> None:
     assert {"goods": 0} != ledger.generations()
 
 
+def test_a_process_without_a_cache_is_believed_over_that_of_others(tmp_path: Path) -> None:
+    """It cannot tell their cache what it writes, so it tells them that they know nothing."""
+    primary: Any = FakePrimary(Cache())
+    cached, alone = (
+        Tiers(SqliteLedger(tmp_path / "online.db"), which, AT_ONCE) for which in (primary, None)
+    )
+    cached.ledger.create(["goods"])
+    for writer, units in ((cached, 1), (alone, 2), (alone, 3)):
+        writer.write("goods", LAYOUT, [b"a"], packed([units], [units]))
+        cached.refresh()
+        for tiers in (cached, alone):
+            assert units == units_of(tiers.read({"goods": [b"a"]})["goods"][0])
+    with alone.ledger.transaction() as run:
+        query = "SELECT count(*) FROM feastrain_online_writes"
+        assert (0,) == run.execute(query, ()).fetchone()
+    cached.close()
+    alone.close()
+
+
 def test_layouts_are_known_by_their_number(ledger: SqliteLedger) -> None:
     """Those of rows that another process wrote, too."""
     ledger.write("goods", LAYOUT, [b"a"], packed([5], [0]))
@@ -204,7 +243,7 @@ def test_chunks_of_a_bulk_write_are_noted_until_it_ends(ledger: SqliteLedger) ->
 def test_a_view_that_goes_leaves_nothing(ledger: SqliteLedger) -> None:
     """No row, note, chunk or generation of its own; the other views keep theirs."""
     for table in TABLES:
-        ledger.write(table, LAYOUT, [b"a"], packed([5], [0]), Chunk(0, "x"))
+        ledger.write(table, LAYOUT, [b"a"], packed([5], [0]), Chunk(0, "x"), b"one")
     ledger.drop(["goods"])
     assert ["shops"] == list(ledger.generations())
     with ledger.transaction() as run:
@@ -220,14 +259,24 @@ def test_a_view_that_goes_leaves_nothing(ledger: SqliteLedger) -> None:
 
 def test_a_write_is_settled_by_its_own_note(ledger: SqliteLedger) -> None:
     """What the cache was not told gets a new generation, of its own view alone."""
-    first = ledger.write("goods", LAYOUT, [b"a"], packed([5], [0]))
-    other = ledger.write("shops", LAYOUT, [b"a"], packed([5], [0]))
+    first = ledger.write("goods", LAYOUT, [b"a"], packed([5], [0]), None, b"one")
+    other = ledger.write("shops", LAYOUT, [b"a"], packed([5], [0]), None, b"one")
     before = ledger.generations()
     assert {"goods": first.generation, "shops": other.generation} == before
-    assert None is ledger.settle("goods", first.token, told=True)
-    renewed = ledger.settle("shops", other.token, told=False)
+    assert first.generation == ledger.settle("goods", first, b"one")
+    renewed = ledger.settle("shops", other, None)
     assert {"goods": first.generation, "shops": renewed} == ledger.generations()
-    assert renewed not in {None, other.generation}
+    assert (renewed.incarnation, True) == (b"one", renewed.number != other.generation.number)
+
+
+def test_a_generation_belongs_to_one_incarnation_of_the_cache(ledger: SqliteLedger) -> None:
+    """Another that is told rows, or is found by a reader, begins a new one; once."""
+    write = ledger.write("goods", LAYOUT, [b"a"], packed([5], [0]), None, b"one")
+    moved = ledger.settle("goods", write, b"two")
+    assert (b"two", True) == (moved.incarnation, moved.number != write.generation.number)
+    found = ledger.generations(["goods"], b"three")["goods"]
+    assert (b"three", True) == (found.incarnation, found.number != moved.number)
+    assert {"goods": found} == ledger.generations(["goods"], b"three")
 
 
 def errors(call: str) -> float:
@@ -299,11 +348,12 @@ def test_what_somebody_waits_for_is_begun_a_few_times(
         ledger.read({"goods": [b"a"]})
     assert MOST_ATTEMPTS == ledger.begun
     started = time.monotonic()
+    written = Written(1, Generation(1, b""), [])
     for call in (
         lambda: ledger.chunks("goods"),
         lambda: ledger.forget_chunks("goods"),
         lambda: ledger.write("goods", LAYOUT, [b"a"], packed([1], [0]), Chunk(0, "x")),
-        lambda: ledger.settle("goods", 1, told=True, chunk=Chunk(0, "x")),
+        lambda: ledger.settle("goods", written, b"", Chunk(0, "x")),
     ):
         with pytest.raises(FeastrainError, match="does not answer: no such table"):
             call()

@@ -176,7 +176,9 @@ def test_online_tables_may_be_called_anything(
         found = ledger.read({name: [key] for name in names})
         assert {name: {key: row} if name == view else {} for name in names} == found
         ledger.drop(names)
-        ledgers = {f"feastrain_online_{kind}" for kind in ("views", "layouts", "writes", "chunks")}
+        ledgers = {
+            f"feastrain_online_{kind}" for kind in ("generations", "layouts", "writes", "chunks")
+        }
         assert before | ledgers == tables(server)
     finally:
         ledger.close()

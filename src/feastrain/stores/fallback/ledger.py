@@ -5,6 +5,10 @@ when the primary has the rows too. Where it has not, the view gets a new generat
 primary carry the generation they were written in, so all that it held of the view is out of sight
 at once, whether it missed one row or was away for a day. A note that outlives its lease (the
 writer was killed) does the same.
+
+A generation belongs to one incarnation of the primary. Whoever finds that its primary is another,
+as two are during a partition, begins a new generation: neither believes what it has from before
+the other was written to.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ from __future__ import annotations
 import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from feastrain.errors import FeastrainError
 from feastrain.stores.fallback.layout import Layout
@@ -20,7 +25,7 @@ from feastrain.stores.retries import Budget, again, one_line
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from feastrain.stores.fallback.layout import Packed
 
@@ -31,8 +36,8 @@ LEASE_SECONDS = 30
 MOST_ATTEMPTS = 6
 """Times that what somebody waits for is begun."""
 TABLES = (
-    "CREATE TABLE IF NOT EXISTS {views}"
-    " (view TEXT PRIMARY KEY, generation BIGINT NOT NULL, version BIGINT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS {generations} (view TEXT PRIMARY KEY,"
+    " generation BIGINT NOT NULL, incarnation TEXT NOT NULL, version BIGINT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS {layouts} (number BIGINT PRIMARY KEY, fields TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS {writes}"
     " (id BIGINT PRIMARY KEY, view TEXT NOT NULL, started BIGINT NOT NULL)",
@@ -49,12 +54,19 @@ class Chunk:
     digest: str
 
 
+class Generation(NamedTuple):
+    """What keys of a view carry, and the incarnation of the primary that it belongs to."""
+
+    number: int
+    incarnation: bytes
+
+
 @dataclass(frozen=True)
 class Written:
     """One write that is durable, and what the primary is to be told of it."""
 
     token: int
-    generation: int
+    generation: Generation
     rows: list[bytes]
 
 
@@ -124,13 +136,25 @@ class Ledger(ABC):
         keys: Sequence[bytes],
         packed: Packed,
         chunk: Chunk | None = None,
+        incarnation: bytes | None = None,
     ) -> Written:
         """Write rows of distinct keys; a later row that is there already stays.
 
         Doing so twice leaves what doing it once does, so it is tried again where it fails.
+
+        Args:
+            table: the view's.
+            layout: how the rows are packed.
+            keys: their keys.
+            packed: the rows.
+            chunk: the part of a bulk write that they are, if any.
+            incarnation: the writer's primary, which is to be told: the write is noted until
+                `settle`. Without one the view has a new generation at once, for a primary that
+                others have is not told.
         """
         seconds = None if chunk is None else self.bulk_retry_seconds
-        return self._retried(lambda: self._write(table, layout, keys, packed, chunk), seconds)
+        write = partial(self._write, table, layout, keys, packed, chunk, incarnation)
+        return self._retried(write, seconds)
 
     def _write(
         self,
@@ -139,26 +163,30 @@ class Ledger(ABC):
         keys: Sequence[bytes],
         packed: Packed,
         chunk: Chunk | None,
+        incarnation: bytes | None,
     ) -> Written:
         token = secrets.randbits(62)
         with self.transaction() as run:
             # The row of the view is locked from here on: writes of one view are numbered in order.
-            generation, version = run.execute(
+            generation, owner, version = run.execute(
                 self._sql(
-                    "INSERT INTO {views} AS v (view, generation, version) VALUES (%s, %s, 1)"
-                    " ON CONFLICT (view) DO UPDATE SET version = v.version + 1"
-                    " RETURNING generation, version"
+                    "INSERT INTO {generations} AS v (view, generation, incarnation, version)"
+                    " VALUES (%s, %s, %s, 1)"
+                    " ON CONFLICT (view) DO UPDATE SET version = v.version + 1, generation ="
+                    " CASE WHEN %s THEN excluded.generation ELSE v.generation END"
+                    " RETURNING generation, incarnation, version"
                 ),
-                (table, secrets.randbits(62)),
+                (table, secrets.randbits(62), (incarnation or b"").decode(), incarnation is None),
             ).fetchone()
             run.execute(
                 self._sql("INSERT INTO {layouts} VALUES (%s, %s) ON CONFLICT DO NOTHING"),
                 (layout.number, layout.json),
             )
-            run.execute(
-                self._sql("INSERT INTO {writes} (id, view, started) VALUES (%s, %s, {clock})"),
-                (token, table),
-            )
+            if incarnation is not None:
+                run.execute(
+                    self._sql("INSERT INTO {writes} (id, view, started) VALUES (%s, %s, {clock})"),
+                    (token, table),
+                )
             rows = packed.rows(version)
             events = packed.heads["event"].tolist()
             self.upsert(run, table, zip(keys, events, rows, strict=True))
@@ -170,53 +198,68 @@ class Ledger(ABC):
                     ),
                     (table, chunk.number, chunk.digest),
                 )
-        return Written(token, generation, rows)
+        return Written(token, Generation(generation, owner.encode()), rows)
 
     def settle(
-        self, table: str, token: int, *, told: bool, chunk: Chunk | None = None
-    ) -> int | None:
+        self, table: str, written: Written, told: bytes | None, chunk: Chunk | None = None
+    ) -> Generation:
         """Strike out the note of a write.
 
         Args:
             table: the table that was written.
-            token: the write's.
-            told: whether the primary has the rows too.
+            written: the write.
+            told: the incarnation of the primary that has the rows too, if any has.
             chunk: the part of a bulk write that it was, if any.
 
         Returns:
-            The new generation of the view, where the primary has not.
+            The generation of the view: a new one, unless the primary whose it was has the rows.
         """
-        generation = None if told else secrets.randbits(62)
+        generation = written.generation
+        if told != generation.incarnation:
+            owner = generation.incarnation if told is None else told
+            generation = Generation(secrets.randbits(62), owner)
+        renewed = None if generation == written.generation else generation
         seconds = None if chunk is None else self.bulk_retry_seconds
-        self._retried(lambda: self._settle(table, [token], generation), seconds)
+        self._retried(lambda: self._settle(table, [written.token], renewed), seconds)
         return generation
 
-    def _settle(self, table: str, tokens: Sequence[int], generation: int | None) -> None:
+    def _settle(self, table: str, tokens: Sequence[int], renewed: Generation | None) -> None:
         with self.transaction() as run:
-            if generation is not None:
+            if renewed is not None:
                 run.execute(
-                    self._sql("UPDATE {views} SET generation = %s WHERE view = %s"),
-                    (generation, table),
+                    self._sql(
+                        "UPDATE {generations} SET generation = %s, incarnation = %s WHERE view = %s"
+                    ),
+                    (renewed.number, renewed.incarnation.decode(), table),
                 )
             for token in tokens:
                 run.execute(self._sql("DELETE FROM {writes} WHERE id = %s"), (token,))
 
-    def generations(self) -> dict[str, int]:
-        """Return the generation of every view, after renewing those with a note past its lease."""
-        return self._retried(self._generations)
+    def generations(
+        self, moved: Collection[str] = (), incarnation: bytes = b""
+    ) -> dict[str, Generation]:
+        """Return the generation of every view, after renewing those with a note past its lease.
 
-    def _generations(self) -> dict[str, int]:
+        Args:
+            moved: views that were found with a primary that is not their generation's.
+            incarnation: that primary: what they belong to from now on.
+        """
+        return self._retried(lambda: self._generations(moved, incarnation))
+
+    def _generations(self, moved: Collection[str], incarnation: bytes) -> dict[str, Generation]:
         query = (
-            "SELECT v.view, v.generation, w.id FROM {views} v"
+            "SELECT v.view, v.generation, v.incarnation, w.id FROM {generations} v"
             " LEFT JOIN {writes} w ON w.view = v.view AND w.started < {clock} - %s"
         )
         with self.reading() as run:
             found = run.execute(self._sql(query), (LEASE_SECONDS,)).fetchall()
-        generations = {view: generation for view, generation, _ in found}
-        for view in {view for view, _, token in found if token is not None}:
-            tokens = [token for other, _, token in found if other == view]
-            generations[view] = secrets.randbits(62)
-            self._settle(view, tokens, generations[view])
+        generations = {view: Generation(number, told.encode()) for view, number, told, _ in found}
+        for view, generation in generations.items():
+            tokens = [token for other, *_, token in found if other == view and token is not None]
+            owner = incarnation if view in moved else generation.incarnation
+            if tokens or owner != generation.incarnation:
+                generations[view] = Generation(secrets.randbits(62), owner)
+                self._settle(view, tokens, generations[view])
         return generations
 
     def layouts(self) -> dict[int, Layout]:
@@ -268,14 +311,14 @@ class Ledger(ABC):
             with self.transaction() as run:
                 for table in tables:
                     run.execute(f"DROP TABLE IF EXISTS {self.quoted(table)}", ())
-                    run.execute(self._sql("DELETE FROM {views} WHERE view = %s"), (table,))
+                    run.execute(self._sql("DELETE FROM {generations} WHERE view = %s"), (table,))
                     run.execute(self._sql("DELETE FROM {writes} WHERE view = %s"), (table,))
                     run.execute(self._sql("DELETE FROM {chunks} WHERE view = %s"), (table,))
 
         self._retried(work)
 
     def _sql(self, statement: str) -> str:
-        names = ("views", "layouts", "writes", "chunks")
+        names = ("generations", "layouts", "writes", "chunks")
         tables = {name: self.quoted(f"feastrain_online_{name}") for name in names}
         return statement.format(clock=self.clock, **tables)
 

@@ -6,6 +6,7 @@ then to the durable store for what the primary did not say, which is told to the
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from feastrain.stores.fallback.breaker import Breaker, BreakerLimits
 from feastrain.stores.fallback.counters import Counters
+from feastrain.stores.fallback.ledger import Generation
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 ABSENT = b""
 """What the primary holds for a key that the durable store does not have."""
+NONE = Generation(0, b"")
+"""Of a view that was never written."""
 LOG = logging.getLogger(__name__)
 REFRESH_SECONDS = 1.0
 """How soon a reader hears that another process's write did not reach the primary."""
@@ -44,7 +48,10 @@ class Tiers:
         self._breaker = Breaker(limits or BreakerLimits(), random.random)
         self._counters = Counters(primary.name if primary else "none", ledger.name)
         self._counters.breaker(self._breaker.state)
-        self._generations: dict[str, int] = {}
+        self._generations: dict[str, Generation] = {}
+        self._moved: set[str] = set()
+        """Views that were read from a primary that their generation does not belong to."""
+        self._greeted = False
         self._watched = False
         self._renewals = 0
         self._layouts: dict[int, Layout] = {}
@@ -97,13 +104,18 @@ class Tiers:
         Raises:
             FeastrainError: the durable store does not answer; the primary was not told either.
         """
-        written = self.ledger.write(table, layout, keys, packed, chunk)
-        told = self._primary is None or self._tell(table, written.generation, keys, written.rows)
-        renewed = self.ledger.settle(table, written.token, told=told, chunk=chunk)
-        with self._lock:
-            if renewed is not None:
+        if self._primary is None:
+            self.ledger.write(table, layout, keys, packed, chunk)
+            return
+        self._greet(self._primary)
+        known = self._primary.incarnation
+        written = self.ledger.write(table, layout, keys, packed, chunk, known)
+        told = self._tell(table, written.generation.number, keys, written.rows)
+        generation = self.ledger.settle(table, written, told, chunk)
+        if generation != written.generation:
+            with self._lock:
                 self._renewals += 1
-                self._generations = {**self._generations, table: renewed}
+                self._generations = {**self._generations, table: generation}
 
     def layout(self, number: int) -> Layout:
         """Return the layout with a number.
@@ -117,8 +129,10 @@ class Tiers:
 
     def refresh(self) -> None:
         """Hear which generation each view is in."""
-        renewals = self._renewals
-        generations = self.ledger.generations()
+        with self._lock:
+            renewals, moved, self._moved = self._renewals, self._moved, set()
+        incarnation = b"" if self._primary is None else self._primary.incarnation
+        generations = self.ledger.generations(moved, incarnation)
         with self._lock:
             if self._renewals == renewals:  # else what was read may be older than what is known
                 self._generations = generations
@@ -134,6 +148,13 @@ class Tiers:
         if self._primary is not None:
             self._primary.close()
 
+    def _greet(self, primary: Primary) -> None:
+        """Learn, before the first write, which incarnation a new view is to belong to."""
+        if not self._greeted:
+            self._greeted = True
+            with contextlib.suppress(*primary.errors):  # it is asked again when it is told rows
+                primary.ping()
+
     def _watch(self) -> None:
         """Hear of generations from now on."""
         self.refresh()
@@ -144,20 +165,27 @@ class Tiers:
                 threading.Thread(target=_keep_fresh, args=watch, daemon=True).start()
 
     def _from_primary(
-        self, wanted: Mapping[str, Sequence[bytes]], generations: Mapping[str, int]
+        self, wanted: Mapping[str, Sequence[bytes]], generations: Mapping[str, Generation]
     ) -> list[bytes | None] | None:
-        """Return what the primary holds for each key, or None where it does not answer."""
+        """Return what the primary holds for each key, or None where it is not believed."""
         assert self._primary is not None
         if not self._allowed():
             return None
-        names = [(_name(table, generations.get(table, 0)), keys) for table, keys in wanted.items()]
+        known = [(generations.get(table, NONE), table, keys) for table, keys in wanted.items()]
+        names = [(_name(table, generation.number), keys) for generation, table, keys in known]
         try:
             for _ in range(2):
                 incarnation = self._primary.incarnation
                 found = self._primary.get(_keys(names, incarnation))
-                if self._primary.incarnation == incarnation:
-                    self._went(well=True)
+                if self._primary.incarnation != incarnation:
+                    continue
+                self._went(well=True)
+                moved = [t for g, t, _ in known if g.incarnation != incarnation and g != NONE]
+                if not moved:
                     return found
+                with self._lock:
+                    self._moved.update(moved)
+                return None
             self._went(well=True)
         except self._primary.errors as error:
             self._went(well=False)
@@ -180,7 +208,7 @@ class Tiers:
         answer: dict[str, list[bytes | None]],
         wanted: Mapping[str, Sequence[bytes]],
         unknown: Mapping[str, list[bytes]],
-        generations: Mapping[str, int],
+        generations: Mapping[str, Generation],
     ) -> None:
         """Fill what the primary did not know from the durable store, and tell the primary."""
         found = self.ledger.read(unknown)
@@ -192,15 +220,16 @@ class Tiers:
                 for key, row in zip(wanted[table], answer[table], strict=True)
             ]
             if table in generations:
-                self._tell(table, generations[table], keys, [rows.get(key, ABSENT) for key in keys])
+                told = [rows.get(key, ABSENT) for key in keys]
+                self._tell(table, generations[table].number, keys, told)
 
     def _tell(
         self, table: str, generation: int, keys: Sequence[bytes], rows: Sequence[bytes]
-    ) -> bool:
-        """Write rows to the primary, and return whether it has them."""
+    ) -> bytes | None:
+        """Write rows to the primary, and return the incarnation that has them, if any has."""
         assert self._primary is not None
         if not self._allowed():
-            return False
+            return None
         names = [(_name(table, generation), keys)]
         try:
             self._primary.ping()  # within a read's deadline: a write may wait for longer
@@ -210,9 +239,9 @@ class Tiers:
             self._went(well=False)
             self._counters.failed("write", error)
             LOG.warning("%s: %s; %s has the rows", self._primary.place, error, self.ledger.place)
-            return False
+            return None
         self._went(well=True)
-        return self._primary.incarnation == incarnation
+        return incarnation if self._primary.incarnation == incarnation else None
 
     def _allowed(self) -> bool:
         if self._breaker.state == "closed":

@@ -367,10 +367,15 @@ def test_manifests_need_a_checkout(tmp_path: Path) -> None:
 
 @pytest.mark.walk
 def test_retraining_ends_with_a_model_that_is_served(demand: Project, tmp_path: Path) -> None:
-    """The script of the cluster's job, here: what it makes first is served, for nothing was."""
+    """The script of the cluster's job, here: what it makes first is served, for nothing was.
+
+    How far the features have moved is measured where there was a training set before.
+    """
     root, tools = tmp_path / "demand", tmp_path / "tools"
     shutil.copytree(demand.root, root, symlinks=True)
     (root / "artifacts" / "bundles" / "smoke").unlink()
+    snapshots = root / "artifacts" / "snapshots"
+    (snapshots / "smoke.previous").symlink_to((snapshots / "smoke").resolve().name)
     tools.mkdir()
     (tools / "feastrain").write_text(f'#!/bin/sh\nexec {sys.executable} -m feastrain "$@"\n')
     (tools / "feastrain").chmod(0o755)
@@ -381,4 +386,5 @@ def test_retraining_ends_with_a_model_that_is_served(demand: Project, tmp_path: 
         ["sh", script], env=environment, capture_output=True, text=True, check=False
     )
     assert 0 == done.returncode, done.stderr
+    assert "from smoke.previous to smoke" in " ".join(done.stdout.split())
     assert demand.bundle("smoke").fingerprint == Project(root).bundle("smoke").fingerprint

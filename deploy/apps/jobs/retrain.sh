@@ -4,8 +4,12 @@
 set -eu
 project=${PROJECT:-/feastrain/demand}
 recipe=${RECIPE:-best}
+snapshots=${FEASTRAIN_ARTIFACTS:-$project/artifacts}/snapshots
 
 feastrain build "$recipe" --project "$project"                   # exit 3: the data is refused
+if [ -e "$snapshots/$recipe.previous" ]; then
+    feastrain drift "$recipe.previous" "$recipe" --project "$project"   # the alert FeatureDrift
+fi
 feastrain audit "$recipe" --project "$project"                   # exit 4: a feature knows the future
 feastrain train "$recipe" --project "$project" --candidate --on "${ON:-kubernetes}"
 feastrain backtest "$recipe" --project "$project"                # the leaderboard, and report.html

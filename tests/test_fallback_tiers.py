@@ -31,7 +31,7 @@ from feastrain.stores.fallback.sqlite import SqliteLedger
 from feastrain.stores.fallback.tiers import Tiers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 LAYOUT = Layout([("units", "INT64")])
 AT_ONCE = BreakerLimits(failures=2, first_seconds=0.0)
@@ -322,6 +322,47 @@ def test_what_a_cache_that_is_left_alone_missed_is_read(
     assert told == caplog.messages
     writer.close()
     reader.close()
+
+
+class Interrupted(SqliteLedger):
+    """A store in which something happens right after generations were asked for."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.then: Callable[[], None] = lambda: None
+
+    def _generations(self, *asked: Any) -> dict[str, Generation]:
+        told = super()._generations(*asked)
+        self.then()
+        return told
+
+
+def test_what_is_heard_late_does_not_undo_what_is_known(tmp_path: Path) -> None:
+    """A write that the cache misses while a refresh is under way; the first one and the second."""
+    cache, ledger = Cache(), Interrupted(tmp_path / "online.db")
+    primary: Any = FakePrimary(cache)
+    tiers = Tiers(ledger, primary, AT_ONCE)
+    ledger.create(["goods"])
+    written = iter(range(1, 10))
+
+    def missed() -> None:
+        cache.up = False
+        units = next(written)
+        tiers.write("goods", LAYOUT, [b"a"], packed([units], [units]))
+        cache.up = True
+
+    def read() -> int | None:
+        return units_of(tiers.read({"goods": [b"a"]})["goods"][0])
+
+    missed()
+    for units in (1, 2, 3):
+        ledger.then = lambda: None
+        tiers.refresh()
+        assert [units, units] == [read(), read()]
+        ledger.then = missed
+        tiers.refresh()
+    assert 4 == read()
+    tiers.close()
 
 
 class Passing(SqliteLedger):

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from feastrain import Project
-from feastrain.doctor import Finding, examine
+from feastrain.cli import app
+from feastrain.doctor import Finding, examine, show_findings
 
 
 @pytest.fixture
@@ -101,3 +102,25 @@ def test_what_is_wrong_is_found_with_its_mend(
     assert what in found
     assert mend in found[what].mend
     assert "\n" not in found[what].found
+
+
+def test_a_finding_is_shown_as_it_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    """The extra that a command names is in square brackets, which are no markup."""
+    show_findings([Finding("[red]tables", well=False, found="[none]", mend="pip install 'a[b]'")])
+    told = capsys.readouterr().out
+    for words in ("[red]tables", "[none]", "pip install 'a[b]'"):
+        assert words in told
+
+
+def test_doctor_ends_with_an_error_where_something_is_wrong(shop: Path) -> None:
+    """So that a script stops."""
+    flip_a_byte(shop)
+    assert 1 == app(["doctor"], standalone_mode=False)
+
+
+def test_features_that_were_never_put_online_are_told(shop: Path) -> None:
+    """With the command that does."""
+    Project(shop).features("smoke")  # a copy has a registry of its own, which knows of no write
+    (online,) = (one for one in examine(shop) if one.what == "features online")
+    assert "never materialised" == online.found
+    assert online.mend.startswith("feastrain materialize ")

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,19 +11,28 @@ from feastrain import Project
 from feastrain.adopt.candidates import Candidate
 from feastrain.adopt.reading import Guess, Table
 from feastrain.cli import app
+from feastrain.dataset.audit.report import AuditReport
 from feastrain.dataset.diff import Change, Difference
 from feastrain.dataset.drift import Drift, FeatureDrift
+from feastrain.dataset.skew.report import Example, Finding, SkewReport
 from feastrain.demo import run_demo
 from feastrain.errors import ProjectError
+from feastrain.evaluation.explain import Shares
 from feastrain.report import (
     ask_for_label,
+    show_audit,
     show_difference,
     show_drift,
+    show_explanation,
     show_guesses,
+    show_leaderboard,
+    show_plan,
+    show_skew,
     show_trials,
     show_verdicts,
 )
 from feastrain.training.tuning import Tried, Tuned
+from feastrain.version import __version__
 
 SALES = Table("sales", Path("sales.parquet"), "at", None, {}, {})
 
@@ -106,11 +116,76 @@ def test_a_difference_shows_what_each_side_has(capsys: pytest.CaptureFixture[str
     assert told.endswith("What came of it: no difference")
 
 
+def test_a_system_that_is_not_installed_is_named_with_its_command(
+    demand: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets in the command are no markup; what does not beat the bar has a star."""
+    found = demand.backtest("smoke")
+    (bar,) = [entry for entry in found.scores if entry.system == "seasonal-naive-growth"]
+    worse = replace(bar, system="worse", beats_growth=False)
+    tables = [row | {"system": "worse"} for row in found.tables if row["system"] == bar.system]
+    show_leaderboard(replace(found, scores=(worse,), tables=tuple(tables), missing=("lightgbm",)))
+    told = said(capsys)
+    assert "* no better than seasonal-naive-growth" in told
+    assert "lightgbm is not installed: pip install 'feastrain[baselines]'" in told
+    better = replace(worse, beats_growth=True)
+    show_leaderboard(replace(found, scores=(better,), tables=tuple(tables), missing=()))
+    assert "no better" not in said(capsys)
+
+
+def test_the_notes_of_an_audit_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the proof rests on stands under it."""
+    show_audit(AuditReport("smoke", "sales", (), 0, (), notes=("one [table] was not changed",)))
+    assert "one [table] was not changed" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("special", "end"),
+    [
+        ({"special": 0.5, "ordinary": 0.25}, "draws 50.00%, an ordinary one 25.00%"),
+        (None, "on the periods ahead: 50.0%"),
+    ],
+)
+def test_special_periods_are_told_where_there_are_some(
+    capsys: pytest.CaptureFixture[str], special: dict[str, float] | None, end: str
+) -> None:
+    """The shares of variables, of each lag, and of special periods."""
+    one = {"price": 1.0}
+    show_explanation(Shares("tft", "test", 8, one, one, one, [[0.25, 0.25, 0.5]], special))
+    told = said(capsys)
+    assert "Means over 8 test rows" in told
+    assert told.endswith(end)
+
+
+def test_skew_names_the_worst_value_of_each_cause(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nothing differs, how many values were compared."""
+    example = Example({"store": 1}, "5", "6", "", "")
+    finding = Finding("shelf", "units", "late write", 3, (example,))
+    at = "2012-10-26T23:59:59+00:00"
+    show_skew(SkewReport("smoke", "sales", at, "sqlite", 2, {"shelf": 10}, (finding,)))
+    assert "shelf units late write 3 store 1 5 6" in said(capsys)
+    show_skew(SkewReport("smoke", "sales", at, "sqlite", 2, {"shelf": 10}, ()))
+    told = said(capsys)
+    assert told.startswith("0 of 10 values of 2 series differ as of 2012-10-26T23:59:59")
+    assert told.endswith("shelf 0 of 10")
+
+
+def test_a_plan_shows_what_has_changed(demand: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each input that is not that of the last snapshot, before and now."""
+    show_plan(replace(demand.plan("smoke"), changed=(Change("recipe.horizon", 4, 8),)))
+    assert "Changed since the last snapshot" in said(capsys)
+
+
 @pytest.mark.parametrize(
     ("verb", "expected"),
     [
         (["diff", "smoke", "smoke"], "What they were made from: no difference"),
         (["drift", "smoke", "smoke"], "Drift of the train rows from smoke to smoke"),
+        (["--version"], f"feastrain {__version__}"),
+        (["doctor"], "feastrain doctor"),
+        (["doctor", "--json"], '"what": "Python 3.11 or newer"'),
+        (["demo", ".", "--recipe", "smoke", "--no-serve", "--json"], '"forecasts": "'),
+        (["render"], "kind: ClusterTrainingRuntime"),
         (["metrics"], "| `feastrain_drift_ks_distance{service,feature}` | gauge |"),
         (["sbom", "--licences"], "feast 0."),
         (["build", "smoke", "--json"], '"row_features"'),
@@ -118,9 +193,14 @@ def test_a_difference_shows_what_each_side_has(capsys: pytest.CaptureFixture[str
     ],
 )
 def test_a_verb_says_what_it_found(
-    own_demand: Path, capsys: pytest.CaptureFixture[str], verb: list[str], expected: str
+    own_demand: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    verb: list[str],
+    expected: str,
 ) -> None:
     """On standard output, in a table or as JSON."""
+    monkeypatch.delenv("FEASTRAIN_WALMART_DIR", raising=False)
     app(verb, standalone_mode=False)
     assert expected in said(capsys), own_demand
 

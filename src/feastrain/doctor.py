@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from feastrain.errors import FeastrainError
@@ -74,7 +75,8 @@ def show_findings(findings: list[Finding]) -> None:
         table.add_column(heading)
     for finding in findings:
         mark = "[green]✓[/]" if finding.well else ("[dim]-[/]" if finding.optional else "[red]✗[/]")
-        table.add_row(mark, finding.what, finding.found, "" if finding.well else finding.mend)
+        told = (finding.what, finding.found, "" if finding.well else finding.mend)
+        table.add_row(mark, *map(escape, told))  # `feastrain[serve]` is no markup
     Console(highlight=False).print(table)
 
 

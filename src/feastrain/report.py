@@ -61,7 +61,9 @@ def show_leaderboard(result: Backtest) -> None:
         console.print(f"* no better than {BAR}", markup=False)
     console.print(_band_table(result))
     for system in result.missing:
-        console.print(f"{system} is not installed: pip install 'feastrain[baselines]'")
+        console.print(
+            f"{system} is not installed: pip install 'feastrain[baselines]'", markup=False
+        )
     console.print(f"report: {result.page}", markup=False)
 
 

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Stage:
         """Say that something happened within this stage."""
         if self._progress is not None:
             said = "  ".join(f"{key} {_readable(value)}" for key, value in facts.items())
-            self._progress.console.print(f"  [dim]{kind:<12} {said}[/]", highlight=False)
+            self._progress.console.print(f"  [dim]{kind:<12} {escape(said)}[/]", highlight=False)
         elif self._speaks:
             self._spoke = time.perf_counter()
             event(kind, **facts)
@@ -119,7 +120,7 @@ def _shown(name: str, console: Console, *, live: bool) -> Iterator[Stage]:
             SpinnerColumn(),
             TextColumn("{task.description:<12}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,

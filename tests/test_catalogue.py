@@ -30,6 +30,19 @@ def test_the_documented_tables_are_those_of_the_registries(tmp_path: Path) -> No
     assert all(as_table(stage) in page.read_text() for stage in STAGES)
 
 
+def test_a_page_with_a_table_of_long_ago_is_written_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What stands around the table stays; stages that the page does not show are left out."""
+    page = tmp_path / "drift.md"
+    page.write_text("before\n<!-- metrics: drift -->\nold\n<!-- end -->\nafter\n")
+    cli.app(["metrics", "--update", str(page)], standalone_mode=False)
+    assert "changed: True" in capsys.readouterr().out
+    table = as_table("drift")
+    expected = f"before\n<!-- metrics: drift -->\n{table}\n<!-- end -->\nafter\n"
+    assert expected == page.read_text()
+
+
 def test_names_follow_one_scheme() -> None:
     """feastrain_STAGE_WHAT, in base units, each with a meaning; counters alone end in _total."""
     scale = re.compile(r"milli|_ms|minutes|hours|percent|kilo|mega")

@@ -11,6 +11,8 @@ import pytest
 from feast_repos import START
 from feastrain.errors import DataError, UsageError
 from feastrain.stores.fallback.bulk import write_view
+from feastrain.stores.fallback.config import RedisPrimary
+from feastrain.stores.fallback.primary import Primary
 from feastrain.stores.feature_repo import online_store_of, quiet_offline_store
 from online_stores import FALLBACK, FEATURES, TYPES, Redis, goods, postgres, repo
 
@@ -228,6 +230,21 @@ def test_values_and_keys_of_another_type_are_refused(tmp_path: Path, servers: An
     store.teardown()
 
 
+def test_of_rows_that_come_together_the_latest_stays(tmp_path: Path, servers: Any) -> None:
+    """In whatever order they are given, and whatever stood there before."""
+    rows = goods(2) | {"name": goods(2)["name"].dictionary_encode()}
+    store = repo(tmp_path, servers["sqlite"], rows)
+    tiers = online_store_of(store).tiers(store.config)
+    assert 2 == write_view(store, store.get_feature_view("goods"), tiers, (START, END))
+    frame = pd.DataFrame({name: column.to_pylist() for name, column in goods(1).items()})
+    again = pd.concat([frame] * 2, ignore_index=True).assign(
+        units=[8, 9], event=[END + timedelta(days=2), END + timedelta(days=1)]
+    )
+    store.write_to_online_store("goods", again)
+    assert ([8], ["é1"]) == (read(store, [0])["units"], read(store, [1])["name"])
+    store.teardown()
+
+
 def written(folder: Path, config: dict[str, Any], **view: Any) -> FeatureStore:
     """Write rows of every type to a store of this configuration."""
     store: FeatureStore = repo(folder, config, goods(ROWS), **view)
@@ -249,3 +266,17 @@ def version_of(tiers: Any, table: str) -> int:
     with tiers.ledger.transaction() as run:
         query = "SELECT version FROM feastrain_online_generations WHERE view = %s"
         return int(run.execute(query, (table,)).fetchone()[0])
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nowhere", "connection_string: 'nowhere' is not HOST:PORT, OPTION=VALUE or a URL"),
+        ("redis:6379,here:now", "connection_string: 'here:now' is not HOST:PORT"),
+        ("ssl=true", "connection_string names no HOST:PORT"),
+    ],
+)
+def test_a_connection_string_that_is_none_is_refused(address: str, message: str) -> None:
+    """One line says which part of it."""
+    with pytest.raises(UsageError, match=message):
+        Primary(RedisPrimary(connection_string=address))

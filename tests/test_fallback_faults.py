@@ -417,6 +417,10 @@ def test_a_cluster_a_sentinel_and_a_url(
     assert {7} == client.units()
     assert COUNT == keys.dbsize()
     assert "closed" == client.tiers.breaker_state()
+    if kind != "redis_cluster":  # which has no run of its own
+        with pytest.raises(RedisError, match="ANOTHER run of the server"):
+            client.tiers._primary.put([b"key"], [b""], b"another")
+        assert {7} == client.units()
     client.store.close()
     store.teardown()
     online_store_of(store).close()

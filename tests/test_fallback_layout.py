@@ -112,6 +112,15 @@ def test_rows_of_several_layouts_are_put_at_their_places(
         assert told == now.values_of(read, name)
 
 
+def test_rows_of_one_layout_are_left_as_they_are() -> None:
+    """Nothing is copied where there is nothing to put together."""
+    layout = Layout([("units", "INT64")])
+    cells = {"units": (np.array([1, 2]), np.zeros(2, dtype=bool))}
+    made = layout.pack(cells, np.array([0, 0]), np.array([NEVER, NEVER]))
+    rows = layout.unpack(made.rows(1), ["units"], layout)
+    assert scattered([(np.arange(2), rows)], 2) is rows
+
+
 def test_a_column_of_rows_is_an_arrow_array() -> None:
     """Of the type that is asked for; what is null or was not found is null."""
     moment = datetime(2024, 1, 1, tzinfo=UTC)

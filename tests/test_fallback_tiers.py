@@ -220,6 +220,37 @@ def test_a_process_without_a_cache_is_believed_over_that_of_others(tmp_path: Pat
     alone.close()
 
 
+def test_a_view_that_was_never_written_has_no_row(ledger: SqliteLedger) -> None:
+    """The cache is told nothing of it: the next one who asks is answered by the store again."""
+    cache = Cache()
+    primary: Any = FakePrimary(cache)
+    tiers = Tiers(ledger, primary, AT_ONCE)
+    for _ in range(2):
+        tally: Counter[str] = Counter()
+        assert {"goods": [None]} == tiers.read({"goods": [b"a"]}, tally)
+        assert ({"primary": 0, "fallback": 1}, {}) == (dict(tally), cache.rows)
+    tiers.close()
+
+
+class Restless(FakePrimary):
+    """A cache that is another one each time it is asked."""
+
+    def ping(self) -> None:
+        self.cache.run += 1
+        super().ping()
+
+
+def test_a_cache_that_is_another_each_time_is_not_believed(ledger: SqliteLedger) -> None:
+    """The store answers, and the cache is not taken for one that failed."""
+    primary: Any = Restless(Cache())
+    tiers = Tiers(ledger, primary, AT_ONCE)
+    tiers.write("goods", LAYOUT, [b"a"], packed([5], [0]))
+    tally: Counter[str] = Counter()
+    assert 5 == units_of(tiers.read({"goods": [b"a"]}, tally)["goods"][0])
+    assert ({"fallback": 1}, "closed") == (dict(tally), tiers.breaker_state())
+    tiers.close()
+
+
 def test_layouts_are_known_by_their_number(ledger: SqliteLedger) -> None:
     """Those of rows that another process wrote, too."""
     ledger.write("goods", LAYOUT, [b"a"], packed([5], [0]))

@@ -162,6 +162,20 @@ def test_periods_survive_a_round_trip(count: int, unit: str) -> None:
     assert period == parse_period(format_period(period))
 
 
+def test_a_period_that_is_no_whole_hours_cannot_be_written() -> None:
+    """It could not be read back."""
+    with pytest.raises(ValueError, match="1:30:00 is not a whole number of hours"):
+        format_period(timedelta(minutes=90))
+
+
+def test_heads_divide_the_width(tmp_path: Path) -> None:
+    """One line says which numbers do not fit."""
+    model = {"kind": "tft", "context": 4, "hidden": 10, "heads": 3}
+    path = _write(tmp_path / "tft.yaml", GOOD | {"model": model})
+    with pytest.raises(RecipeError, match="hidden is 10, which 3 heads do not divide"):
+        load_recipe(path)
+
+
 def test_a_bundle_of_another_release_is_told_in_one_line(tmp_path: Path) -> None:
     """A recipe with a key that this release does not have names the release that trained it."""
     recipe = load_recipe(_write(tmp_path / "good.yaml", GOOD))

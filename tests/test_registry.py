@@ -9,6 +9,8 @@ import psycopg
 import pytest
 import yaml
 from feast import Entity, ValueType
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
 
 from feastrain.errors import FeastrainError
 from feastrain.stores import registry
@@ -108,3 +110,23 @@ def test_a_registry_that_is_away_is_told_in_a_line(
     away = repo(tmp_path, str(tmp_path), "nobody")
     with pytest.raises(FeastrainError, match=r"^the registry does not answer: .+No such file"):
         open_store(away)
+
+
+def test_a_statement_that_is_wrong_is_told_as_the_database_does(store: FeatureStore) -> None:
+    """It is no server that is away."""
+    with (
+        store.registry.write_engine.connect() as connection,
+        pytest.raises(ProgrammingError, match="nothing"),
+    ):
+        connection.execute(text("SELECT * FROM nothing"))
+
+
+def test_a_registry_in_sqlite_is_connected_to_as_it_would_be(tmp_path: Path) -> None:
+    """What is done for PostgreSQL is not done to it."""
+    path = repo(tmp_path, "", "") / "feature_store.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["registry"]["path"] = f"sqlite:///{tmp_path / 'registry.db'}"
+    path.write_text(yaml.safe_dump(config))
+    opened = open_store(tmp_path)
+    register(opened, "first")
+    opened.registry.write_engine.dispose()

@@ -127,12 +127,11 @@ class Primary:
         self._writer.close()
 
     def _let_go(self) -> None:
-        """Disconnect what is not in use."""
+        """Disconnect what is not in use; a Cluster, whose incarnation is not known, never does."""
         if self._connections is not None:
             self._connections.close()
-        if not self._many:
-            for client in (self._reader, self._writer):
-                client.connection_pool.disconnect(inuse_connections=False)
+        for client in (self._reader, self._writer):
+            client.connection_pool.disconnect(inuse_connections=False)
 
     def _together(self, keys: Sequence[bytes]) -> Iterable[Sequence[int]]:
         """Return which keys one call may name: all, or those of one slot of a Cluster."""

@@ -39,17 +39,20 @@ class Outcome:
     name: str = ""
     """The table it is a row of."""
 
-    def add(self, wrong: dict[str, int], seconds: dict[str, float], *, survived: bool) -> None:
-        """Note one injection."""
-        self.times += 1
-        self.survived += survived
+    def add(
+        self, wrong: dict[str, int], seconds: dict[str, float], *, survived: bool, times: int = 1
+    ) -> None:
+        """Note an injection, or several that were looked at together."""
+        self.times += times
+        self.survived += survived * times
         for name, count in wrong.items():
             self.wrong[name] = self.wrong.get(name, 0) + count
         for name, each in seconds.items():
             self.seconds.setdefault(name, []).append(each)
         if self.record is not None:
             noted = {
-                "table": self.name, "fault": self.fault, "survived": survived, "wrong": wrong,
+                "table": self.name, "fault": self.fault, "times": times, "survived": survived,
+                "wrong": wrong,
                 "seconds": {name: round(each, 4) for name, each in seconds.items()},
                 "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M}", "code": _commit(),
             }  # fmt: skip
@@ -64,7 +67,9 @@ def recorded(record: Path) -> dict[str, list[Outcome]]:
         noted: dict[str, Any] = json.loads(line)
         rows = tables.setdefault(noted["table"], {})
         outcome = rows.setdefault(noted["fault"], Outcome(noted["fault"]))
-        outcome.add(noted["wrong"], noted["seconds"], survived=noted["survived"])
+        outcome.add(
+            noted["wrong"], noted["seconds"], survived=noted["survived"], times=noted["times"]
+        )
     return {name: list(rows.values()) for name, rows in tables.items()}
 
 

@@ -19,7 +19,15 @@ from fakes import FakeGateway
 from feast_repos import ASOF
 from feastrain import Project
 from feastrain.cli import main
-from feastrain.dataset.skew.compare import CODES, EQUAL, Ages, Pair, causes_of, differences
+from feastrain.dataset.skew.compare import (
+    CODES,
+    EQUAL,
+    Ages,
+    Pair,
+    causes_of,
+    differences,
+    distance,
+)
 from feastrain.errors import SkewError
 from feastrain.settings import Settings
 from feastrain.stores.feature_repo import online_store_of, open_store
@@ -264,6 +272,24 @@ def test_nulls_nans_and_widths_are_no_difference() -> None:
     ]
     for online, offline in pairs:
         assert [False] * len(online) == differences(online, offline)[0].tolist()
+
+
+def test_times_are_compared_to_the_second() -> None:
+    """A store that keeps no more gives a time that is close, and another second is another."""
+    exact = pa.array([1_000_000, 1_000_001, 3_000_000, None], pa.timestamp("us", "UTC"))
+    whole = pa.array([1, 1, 2, None], pa.timestamp("s", "UTC"))
+    apart, close = differences(exact, whole)
+    assert [False, True, True, False] == apart.tolist()
+    assert [False, True, False, False] == close.tolist()
+
+
+def test_only_numbers_have_a_distance() -> None:
+    """Relative to the larger of two; whatever else differs is infinitely far apart."""
+    none = np.zeros(2, dtype=bool)
+    numbers = Pair(pa.array([1.0, None]), pa.array([4, 5]), none)
+    assert [0.75, np.inf] == distance(numbers).tolist()
+    texts = Pair(pa.array(["a", "b"]), pa.array(["a", "c"]), none)
+    assert [np.inf, np.inf] == distance(texts).tolist()
 
 
 def test_large_whole_numbers_are_compared_as_they_are() -> None:

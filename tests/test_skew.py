@@ -45,6 +45,22 @@ FRESH_RATE, OF_ACCEPTED = (FRESH, "fresh_rate"), (COMPUTED, "conv_rate_of_accept
 EVERY = {*FEATURES, FRESH_RATE, OF_ACCEPTED}
 
 
+FLEET = """
+fleet = FeatureView(
+    name="fleet",
+    entities=[],
+    ttl=timedelta(days=1),
+    schema=[Field(name="cars", dtype=Float64)],
+    source=FileSource(
+        name="fleet_source",
+        path=str(DATA / "fleet.parquet"),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created",
+    ),
+)
+"""
+
+
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Our online store on Redis and PostgreSQL, as its configuration."""
@@ -313,3 +329,30 @@ def test_an_unwritten_online_store_is_said_to_be_so(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="run `feastrain materialize`") as told:
         project.skew("drivers")
     assert not isinstance(told.value, SkewError)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("form", ["fallback"])
+def test_a_view_of_nobody_is_compared_once(drivers: Drivers) -> None:
+    """What is the same for every series, as it has no entity, is one value a feature."""
+    service = "driver_activity = FeatureService("
+    drivers.redefine(service, FLEET + service)
+    drivers.redefine("features=[driver_stats_fv,", "features=[fleet, driver_stats_fv,")
+    recipe = drivers.root / "recipes" / "drivers.yaml"
+    recipe.write_text(recipe.read_text() + "    fleet: observed\n")
+    first = drivers.stats["driver_id"] == 1001
+    fleet = drivers.stats[first][["event_timestamp", "created"]].assign(cars=1.0)
+    fleet.to_parquet(drivers.root / "feature_repo/data/fleet.parquet")
+    drivers.materialize()
+    assert 1 == drivers.project.skew("drivers").report.compared["fleet"]
+    assert set() == drivers.found()
+    fleet.assign(cars=2.0).to_parquet(drivers.root / "feature_repo/data/fleet.parquet")
+    (finding,) = drivers.project.skew("drivers").report.findings
+    (example,) = finding.examples
+    assert ("fleet", "cars", "corrected", 1) == (
+        finding.view,
+        finding.feature,
+        finding.cause,
+        finding.count,
+    )
+    assert ("1.0", "2.0") == (example.online, example.offline)

@@ -2,14 +2,19 @@
 
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from feast_repos import hours, write
 from feastrain import Project
-from feastrain.adopt.guessing import Proposal
+from feastrain.adopt.candidates import Candidate, find_candidates, find_label
+from feastrain.adopt.guessing import Proposal, propose
+from feastrain.adopt.reading import read_repo
 from feastrain.errors import ProjectError, UsageError
 from pages import DOCS, run_page
 from retail_repo import write_retail
@@ -183,3 +188,192 @@ def test_a_repo_without_a_view_to_use_says_why_of_each(tmp_path: Path) -> None:
     }.items():
         assert re.search(f"{name}: {why}", told), told
     assert not (tmp_path / "forecast").exists()
+
+
+SHOPS = """
+from datetime import timedelta
+
+import pandas as pd
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, LabelView
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64, Int64, String
+
+shop = Entity(name="shop", join_keys=["shop"])
+visitor = Entity(name="visitor", join_keys=["visitor"])
+
+
+def source(name, **options):
+    return FileSource(name=name, path=f"data/{name}.parquet", timestamp_field="at", **options)
+
+
+def view(name, *fields, entity=shop, ttl=None, **options):
+    schema = [Field(name=field, dtype=Float64) for field in fields]
+    read = source(name, **options)
+    return FeatureView(name=name, entities=[entity], schema=schema, source=read, ttl=ttl)
+
+
+"""
+
+
+def rows(periods: int = 40, apart: float = 24.0, key: str = "shop") -> dict[str, Any]:
+    """Return two series of so many periods, so many hours apart."""
+    at = [step * apart for step in range(periods)]
+    units = np.random.default_rng(0).uniform(50, 150, 2 * periods)
+    return {key: ["a"] * periods + ["b"] * periods, "at": hours(*at, *at), "units": units}
+
+
+def write_shops(root: Path, definitions: str, **tables: dict[str, Any]) -> Path:
+    """Write a Feast repo of shops."""
+    for name, columns in tables.items():
+        write(root / "data" / f"{name}.parquet", columns)
+    (root / "feature_store.yaml").write_text(
+        "{project: shops, provider: local, registry: registry.db, "
+        "entity_key_serialization_version: 3}"
+    )
+    (root / "definitions.py").write_text(SHOPS + definitions)
+    return root
+
+
+def proposed(repo: Path, label: str = "sales.units") -> Proposal:
+    """Return what is proposed for a label of a repo."""
+    found = read_repo(repo)
+    return propose(found, find_label(found, label), None)
+
+
+def test_the_label_is_the_one_that_is_chosen(grocer: Path, tmp_path: Path) -> None:
+    """Of all that there are; one that is a feature too has a name of its own."""
+
+    def choose(candidates: Sequence[Candidate]) -> str:
+        return next(one.name for one in candidates if one.column == "units_lag_1")
+
+    project, proposal = Project.adopt(tmp_path / "new", grocer, choose=choose)
+    assert "recent_sales.units_lag_1" == proposal.label.name
+    assert "target_units_lag_1" == project.recipe("mlp").label.column
+
+
+def test_a_service_that_is_none_is_refused(grocer: Path, tmp_path: Path) -> None:
+    """The error says which there are, and no folder appears."""
+    with pytest.raises(UsageError, match="no feature service 'sales'; there is replenishment"):
+        Project.adopt(tmp_path / "new", grocer, SALES, service="sales")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_feast_calls_a_label_is_the_likeliest(tmp_path: Path) -> None:
+    """Then a column that is no feature, and what a view has the past of at last."""
+    definitions = """
+sales = view("sales", "units")
+returns = LabelView(
+    name="returns", source=source("returns"), entities=[shop], labeler_field="by",
+    schema=[Field(name="units", dtype=Float64), Field(name="by", dtype=String)],
+)
+"""
+    sales = rows() | {"margin": rows()["units"]}
+    repo = write_shops(tmp_path, definitions, sales=sales, returns=rows())
+    assert [
+        ("returns.units", "a label view of Feast reads it"),
+        ("sales.margin", "no feature view has it"),
+        ("sales.units", "a feature view has its past, read as of the cut-off"),
+    ] == [(candidate.name, candidate.why) for candidate in find_candidates(read_repo(repo))]
+
+
+def test_a_label_that_no_view_fits_is_refused(tmp_path: Path) -> None:
+    """The error says of each view why it was left out."""
+    definitions = """
+sales, visits = view("sales", "units"), view("visits", "minutes", entity=visitor)
+of_visits = FeatureService(name="of_visits", features=[visits])
+"""
+    visits = rows(key="visitor") | {"minutes": rows()["units"]}
+    repo = write_shops(tmp_path, definitions, sales=rows(), visits=visits)
+    told = (
+        "service 'of_visits' has no view to forecast sales.units from: "
+        "visits: keyed by visitor, which the label has not"
+    )
+    with pytest.raises(UsageError, match=told):
+        proposed(repo)
+
+
+@pytest.mark.parametrize(
+    ("sales", "told"),
+    [
+        (rows(apart=0.5), "rows of sales lie 1800 seconds apart for a series; a period is a whole"),
+        (rows(periods=1), "rows of sales lie 0 seconds apart for a series"),
+        (rows(periods=7), "the label has 7 periods; at least 8 are needed"),
+    ],
+    ids=["half hours", "one period", "seven periods"],
+)
+def test_a_label_without_periods_is_refused(
+    tmp_path: Path, sales: dict[str, Any], told: str
+) -> None:
+    """Whole hours apart, and enough of them to have some to test on."""
+    repo = write_shops(tmp_path, 'sales = view("sales", "units")\n', sales=sales)
+    with pytest.raises(UsageError, match=told):
+        proposed(repo)
+
+
+def test_a_view_that_expires_within_a_period_is_told(tmp_path: Path) -> None:
+    """It is read all the same, and much of it may be null."""
+    definitions = 'sales = view("sales", "units", ttl=timedelta(hours=1))\n'
+    proposal = proposed(write_shops(tmp_path, definitions, sales=rows()))
+    whys = {guess.what: guess.why for guess in proposal.guesses}
+    told = "its ttl of 1:00:00 is less than a period, so much of it may read as null"
+    assert whys["sales"].endswith(told)
+
+
+def test_a_name_alone_makes_no_unit(tmp_path: Path) -> None:
+    """What is named like the label and a thousand times smaller is not in its unit."""
+    definitions = 'stock = view("stock", "units_share", "units_sold")\n'
+    definitions += 'sales = source("sales")\n'
+    units = rows()["units"]
+    both = rows() | {"units_share": units / 1000, "units_sold": units * 2}
+    shares = write_shops(tmp_path / "both", definitions, sales=rows(), stock=both)
+    assert ("units_sold",) == proposed(shares).label_units
+    small = both | {"units_sold": units / 2000}
+    proposal = proposed(write_shops(tmp_path / "small", definitions, sales=rows(), stock=small))
+    assert () == proposal.label_units
+    assert "in the label's unit" not in {guess.taken for guess in proposal.guesses}
+
+
+INFERRED = """
+sales = view("sales", field_mapping={"price_raw": "price"})
+
+
+@on_demand_feature_view(sources=[sales], schema=[Field(name="twice", dtype=Float64)])
+def doubled(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"twice": inputs["price"] * 2})
+"""
+
+
+@pytest.fixture(scope="module")
+def inferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repo whose view leaves it to its table what its features are."""
+    sales = rows()
+    count = len(sales["units"])
+    sales |= {
+        "price_raw": sales["units"].astype(np.float32),
+        "stock": np.arange(count),
+        "kind": ["a", "b"] * (count // 2),
+        "picture": [b""] * count,
+    }
+    return write_shops(tmp_path_factory.mktemp("inferred") / "repo", INFERRED, sales=sales)
+
+
+def test_a_view_without_a_schema_has_what_its_table_has(inferred: Path) -> None:
+    """Neither keys nor times, by the names that Feast gives them, in types that a model reads."""
+    found = read_repo(inferred)
+    (view,) = found.views
+    assert {
+        "units": "Float64",
+        "price": "Float32",
+        "stock": "Int64",
+        "kind": "String",
+    } == view.features
+    told = "it is computed on demand: copy its definition to feature_repo/features.py to use it"
+    assert {"doubled": told} == {guess.what: guess.why for guess in found.left_out}
+
+
+def test_a_column_that_is_renamed_is_renamed_in_the_project(inferred: Path) -> None:
+    """The definitions that are written read the same column under the same name."""
+    project, _ = Project.adopt(inferred.parent / "forecast", inferred, "sales.units")
+    (view,) = read_repo(project.root / "feature_repo").views
+    assert {"price_raw": "price"} == view.table.renamed
+    assert "price" in view.features

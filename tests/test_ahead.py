@@ -57,3 +57,23 @@ def test_what_is_remembered_goes_with_its_table() -> None:
 def test_nothing_wanted_is_found_nowhere(keys: list[tuple[str | None, int]]) -> None:
     """Whatever it is looked for in."""
     assert Places(keys_table(keys)).of(keys_table([])).tolist() == []
+
+
+def test_a_table_that_goes_takes_its_own_answer_alone() -> None:
+    """An answer that was made meanwhile, of another table, is still remembered."""
+    first, other, outer = ([pa.table({"x": [0] * rows})] for rows in (1, 2, 3))
+    asked: list[int] = []
+
+    def make(table: pa.Table) -> int:
+        asked.append(len(table))
+        if table is outer[0]:
+            remembered(other[0])
+            first.clear()
+            gc.collect()
+            remembered(other[0])
+        return len(table)
+
+    remembered = Remembered(make)
+    remembered(first[0])
+    remembered(outer[0])
+    assert [1, 3, 2] == asked

@@ -23,12 +23,19 @@ from drivers_project import write_drivers
 from feastrain import Project
 from feastrain.artifacts import source_digests
 from feastrain.cli import main
+from feastrain.dataset.audit.alarm import Alarm, out_of_sample_errors
+from feastrain.dataset.audit.copies import Change, Copies
 from feastrain.dataset.audit.html import as_html
 from feastrain.dataset.audit.perturb import facts, mutate
+from feastrain.dataset.audit.proof import Moves, Proof, differs
 from feastrain.dataset.audit.report import AuditReport, Example, Finding, require_clean
+from feastrain.dataset.audit.trace import trace
+from feastrain.dataset.audit.verdicts import judge
+from feastrain.dataset.service import Service
 from feastrain.errors import DataError, LeakageError, RecipeError
 from feastrain.settings import Settings
 from planted_leaks import DICE, LEAKS, PLANTED, append, plant, point_in_time_reader
+from tiny_snapshot import COLUMNS
 
 SEEDS = range(30)
 
@@ -316,6 +323,28 @@ def test_the_verb_on_a_label_within_reach(
         assert "view 'driver_hourly_stats' of the service reads the label source" in told[0]
 
 
+def test_a_label_within_reach_is_reported_once(drivers_copy: Path) -> None:
+    """An audit that finds it again leaves the report as it is."""
+    repo = drivers_copy / "feature_repo" / "definitions.py"
+    repo.write_text(repo.read_text().replace("driver_stats.parquet", "trips.parquet", 1))
+    project = Project(drivers_copy, Settings())
+    first = project.audit("drivers")
+    before = first.html.stat().st_mtime_ns
+    again = project.audit("drivers")
+    assert ("leak", first.path, first.report) == (again.report.verdict, again.path, again.report)
+    assert before == again.html.stat().st_mtime_ns
+
+
+def test_what_a_killed_writer_left_is_swept_away(drivers_copy: Path) -> None:
+    """Half a part beside the parts is no part of a training set."""
+    (drivers_copy / "joined").mkdir(exist_ok=True)
+    (drivers_copy / "joined" / ".part-00000.4242").write_text("half")
+    joined = joined_of(drivers_copy, "drivers")
+    assert len(joined.rows) == sum(joined.counts.values()) > 0
+    names = [path.name for path in (drivers_copy / "joined").iterdir()]
+    assert ["part-00000.parquet"] == names
+
+
 def test_an_audit_switched_off_is_on_record(drivers_copy: Path) -> None:
     """A recipe may do without the audit; its snapshot says that it was not audited."""
     recipe = drivers_copy / "recipes" / "drivers.yaml"
@@ -482,6 +511,42 @@ def test_the_alarm_knows_the_label_in_disguise(clean, disguise: str, step: int) 
         assert step == alarms["sales_history_features:sales_growth"].step
 
 
+def test_what_is_no_number_and_no_text_raises_no_alarm(clean) -> None:
+    """A list that holds the label itself has no order to tell it by."""
+    from feastrain.dataset.audit.alarm import raise_alarms
+
+    label = clean.joined.rows["label_1"].to_pylist()
+    lists = pa.chunked_array([[[value] for value in label]], pa.list_(pa.float64()))
+    assert {} == raise_alarms(with_feature(clean.joined, lists), 0)
+
+
+def test_nothing_is_fitted_to_values_that_nobody_knows() -> None:
+    """No row that is fitted to has both a value and a label: there are no errors to tell."""
+    known, unknown = np.arange(4.0), np.full(4, np.nan)
+    series, fit = np.zeros(4, dtype=np.int64), np.array([True, True, False, False])
+    assert [] == out_of_sample_errors(unknown, known, series, fit)
+    assert [] == out_of_sample_errors(known, unknown, series, fit)
+    assert [] == out_of_sample_errors(np.where(fit, np.nan, known), known, series, fit)
+    assert 2 == len(out_of_sample_errors(known, known, series, fit))
+
+
+def test_a_feature_with_an_alarm_is_suspicious() -> None:
+    """It says how much better than history it tells the label; the others are clean."""
+    service = Service(COLUMNS, ("shops:price", "shops:stock"), (), (), {}, {}, {})
+    proof = Proof((), 40, 0, {}, {}, {}, ())
+    alarm = Alarm("shops:price", 2, 0.5, 20.0, 1234)
+    suspicious, clean = judge(service, proof, {"shops:price": alarm})
+    assert ("price", "suspicious", 40) == (
+        suspicious.feature,
+        suspicious.verdict,
+        suspicious.checked,
+    )
+    told = "alone it tells the label 2 ahead up to 0.5, where the label's known history leaves 20"
+    assert suspicious.evidence.startswith(told)
+    assert "(1,234 rows held out)" in suspicious.evidence
+    assert ("stock", "clean") == (clean.feature, clean.verdict)
+
+
 def test_a_trend_is_no_alarm(clean) -> None:
     """A feature that tells a steady trend is measured against history fitted in the same way."""
     from feastrain.dataset.audit.alarm import raise_alarms
@@ -583,6 +648,61 @@ def test_scrambled_values_are_other_values() -> None:
     alone = mutate(source, CUTOFF, "scrambled", 0, frozenset({"text"}))
     assert alone["text"].equals(changed["text"])
     assert alone.drop_columns("text").equals(table.drop_columns("text"))
+
+
+def test_texts_that_are_numbered_are_scrambled_as_texts() -> None:
+    """A dictionary of values is no hiding place: later ones become others, earlier ones stay."""
+    days = [datetime(2026, 1, day, tzinfo=UTC) for day in (10, *[20] * 50)]
+    kinds = pa.array(["a", *["b"] * 50]).dictionary_encode()
+    table = pa.table({"day": pa.array(days, pa.timestamp("us", tz="UTC")), "kind": kinds})
+    source = facts("t", table, ("day",), ("day",), frozenset(), None)
+    first, *later = mutate(source, CUTOFF, "scrambled", 0)["kind"].to_pylist()
+    assert ("a", False) == (first, "b" in later)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "apart"),
+    [
+        (None, float("nan"), False),
+        (float("nan"), 1.0, True),
+        (1.0, float("nan"), True),
+        (None, 1.0, True),
+        (1.0, 1.0 + 1e-12, False),
+        (1.0, 1.1, True),
+        ("a", "b", True),
+        (True, True, False),
+    ],
+)
+def test_a_value_that_comes_or_goes_differs(before: object, after: object, *, apart: bool) -> None:
+    """Null and NaN are both none, and the noise of a sum is no difference."""
+    assert apart == differs(before, after, 1.0)
+
+
+def test_each_feature_is_traced_by_the_change_that_comes_first(tmp_path: Path) -> None:
+    """By a column where its values do, by a table whose later rows alone do; and once."""
+    day = pa.array([datetime(2026, 1, 20, tzinfo=UTC)], pa.timestamp("us", tz="UTC"))
+    table = pa.table({"day": day, "amount": [1.0], "price": [2.0]})
+    sales = facts("sales", table, ("day",), ("day",), frozenset(), None)
+    copies = Copies(tmp_path, (), None, (sales,), {})
+    asked: list[Change] = []
+
+    def moved_by(change: Change, sample: pa.Table) -> set[str]:
+        asked.append(change)
+        if change.mutation == "absent":
+            return {"shops:mean", "shops:count"}
+        return {"shops:mean"} if change.only[1] in {None, frozenset({"amount"})} else set()
+
+    first, second = (Change(CUTOFF, "mixed", seed) for seed in (1, 2))
+    moved = {
+        "shops:mean": Moves(change=first, sample=table),
+        "shops:count": Moves(change=second, sample=table),
+    }
+    trace(moved, copies, moved_by)
+    assert {
+        "shops:mean": ("sales.amount",),
+        "shops:count": ("sales (whether it has later rows)",),
+    } == {name: moves.sources for name, moves in moved.items()}
+    assert {1} == {change.seed for change in asked}
 
 
 def test_a_date_is_known_at_its_last_second() -> None:

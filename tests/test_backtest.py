@@ -17,6 +17,7 @@ import pytest
 from feastrain import Project
 from feastrain.errors import DataError, ExpectationError, RecipeError, UsageError
 from feastrain.evaluation.backtest import BAR, REFERENCE, leaderboard
+from feastrain.evaluation.charts import Plot
 from feastrain.evaluation.forecasts import FILE, Forecasts
 from feastrain.evaluation.report_page import Report, as_page
 from feastrain.evaluation.tables import band_of, score_table
@@ -70,6 +71,28 @@ def test_scores_by_group_equal_the_hand_computed_example() -> None:
     assert 10 == pytest.approx(found["step", "2-4"]["wmae"])
     assert 10 / 300 == pytest.approx(found["special", "yes"]["wape"])
     assert (0.0, 1.0) == (found["shop", "a"]["coverage"], found["shop", "b"]["coverage"])
+
+
+def test_a_group_without_a_label_has_no_scores() -> None:
+    """Of a shop that nothing is known of there is no row; the others keep theirs."""
+    made = forecasts_by_hand()
+    label = [
+        math.nan if shop == "b" else known
+        for shop, known in zip(*(made.table[n].to_pylist() for n in ("shop", "label")), strict=True)
+    ]
+    column = made.table.schema.get_field_index("label")
+    table = made.table.set_column(column, "label", pa.array(label))
+    found = score_table(Forecasts(table, made.systems, made.entities)).to_pylist()
+    assert ["a"] * 3 == [row["group"] for row in found if row["by"] == "shop"]
+
+
+def test_a_dot_is_drawn_where_there_is_a_number() -> None:
+    """What is not known has neither a dot nor a tip."""
+    plot = Plot([0, 1], [0, 1])
+    plot.dots([(0, math.nan), (1, 0.5)], "label", ["nobody knows", "half"])
+    drawn = plot.svg("sales")
+    assert 1 == drawn.count("<circle")
+    assert ("half" in drawn, "nobody knows" in drawn) == (True, False)
 
 
 def test_leaderboard_marks_what_is_no_better_than_growth() -> None:

@@ -174,6 +174,15 @@ def test_a_graph_is_held_to_its_network(tmp_path: Path) -> None:
         rehearsed(read(tmp_path, HEAD + values), export=True)
 
 
+def test_a_graph_is_held_to_nothing_where_none_is_written(tmp_path: Path) -> None:
+    """A network that cannot be one is trained all the same, where nobody asks for it."""
+    values = SOUND.replace("free, 1", "free if free.sum() > 0 else -free, 1")
+    recipe = read(tmp_path, HEAD + values)
+    rehearsed(recipe, export=False)
+    with pytest.raises(RecipeError, match="cannot be written as an ONNX graph"):
+        rehearsed(recipe, export=True)
+
+
 def test_what_the_file_says_is_what_the_run_is(tmp_path: Path) -> None:
     """Another line is another run; a run keeps its own copy, and runs no other."""
     snapshot, path = tiny_snapshot(tmp_path), write(tmp_path)

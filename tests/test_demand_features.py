@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feastrain.dataset.transform import Steps, run_transform
-from feastrain.errors import DataError, FeastrainError
+from feastrain.errors import DataError, FeastrainError, ProjectError
 from kaggle_tables import TEMPLATE
 
 WEEK = timedelta(weeks=1)
@@ -367,6 +367,15 @@ def test_a_python_step_that_fails_is_told_in_one_line(tmp_path: Path, raw: Table
         step.write_text(text)
         with pytest.raises(FeastrainError, match=told):
             run_transform(Steps(TEMPLATE / "features.sql", step), tmp_path, tmp_path)
+
+
+def test_sql_that_makes_no_table_is_told_in_one_line(tmp_path: Path, raw: Tables) -> None:
+    """A table outside the schema `features` is none that a project can read."""
+    raw["stores"].to_parquet(tmp_path / "stores.parquet")
+    sql = tmp_path / "features.sql"
+    sql.write_text("CREATE TABLE elsewhere AS FROM raw.stores")
+    with pytest.raises(ProjectError, match=r"features\.sql makes no table in the schema `featur"):
+        run_transform(Steps(sql), tmp_path, tmp_path)
 
 
 def test_a_raw_table_without_a_column_is_told_in_one_line(raw: Tables) -> None:

@@ -1,6 +1,7 @@
 import json
 import shutil
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 
 from feastrain import Project
 from feastrain.cli import app
-from feastrain.dataset.diff import Change, changed_inputs
+from feastrain.dataset.diff import OUTCOMES, Change, changed_inputs, compare_snapshots
+from feastrain.dataset.snapshot import Snapshot
 from feastrain.errors import ExpectationError, ProjectError
 
 scalars = st.none() | st.integers(0, 3) | st.sampled_from("ab")
@@ -57,6 +59,21 @@ def test_the_view_that_changed_is_told_rather_than_its_fingerprint() -> None:
     assert [Change("views.sales.ttl_s", 1.0, 2.0)] == changed_inputs(before, after)
     turned = after | {"views": before["views"]}
     assert [Change("service", "aa", "bb")] == changed_inputs(before, turned)
+
+
+def test_an_expectation_that_no_longer_holds_is_an_outcome() -> None:
+    """Its severity and how many rows fail are told where it was said to hold."""
+    manifest = dict.fromkeys(OUTCOMES, 0) | {"inputs": {}}
+    verdict = {"column": "price", "expectation": ">= 0", "severity": "warn", "rows": 4321}
+    before, after = (
+        Snapshot(Path(name), manifest | {"verdicts": [verdict | told]})
+        for name, told in {
+            "before": {"holds": True, "failures": 0},
+            "after": {"holds": False, "failures": 1234},
+        }.items()
+    )
+    (change,) = compare_snapshots(before, after).outcome
+    assert Change("verdicts.price: >= 0", "holds", "warn: 1,234 of 4,321 fail") == change
 
 
 @pytest.fixture(scope="module")

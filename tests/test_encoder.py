@@ -151,3 +151,9 @@ def test_columns_side_by_side_are_the_numbers_of_each(
     )
     alone = [table[name].cast(pa.float64()).to_numpy() for name in table.column_names]
     np.testing.assert_array_equal(_side_by_side(table, table.column_names), np.column_stack(alone))
+
+
+def test_no_training_row_is_refused() -> None:
+    """There is nothing to learn a mean or a vocabulary from."""
+    with pytest.raises(DataError, match="no training row to fit an encoder on; shorten the split"):
+        fit(COLUMNS, TRAIN.slice(0, 0), KNOWN)

@@ -18,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feastrain import Project
+from feastrain.dataset.engine import RayEngine
 from feastrain.dataset.labels import Panel
-from feastrain.dataset.parts import divide
+from feastrain.dataset.parts import Part, PartedRows, divide
+from feastrain.dataset.snapshot import part_name, write_table
 from feastrain.dataset.spine import rows_per_series
 from feastrain.dataset.split import Split
 from feastrain.errors import DataError
@@ -71,6 +73,29 @@ def test_parts_hold_whole_series_in_order(local: Snapshot, demand: Project) -> N
     assert ["part-00000.parquet"] == parts_of(whole)
     assert whole.rows().equals(local.rows().cast(whole.rows().schema))
     assert whole.manifest["rows"] == local.manifest["rows"]
+
+
+def test_chosen_rows_of_parts_are_those_of_the_whole_table(tmp_path: Path) -> None:
+    """A choice among chosen rows, and rows taken from it, come out as if all were in memory."""
+    whole = pa.table({"row": np.arange(10), "even": np.arange(10) % 2 == 0})
+    for number, start in enumerate((0, 4)):
+        write_table(tmp_path, part_name(number), whole.slice(start, 4 if start == 0 else 6))
+    rows = PartedRows(tmp_path)
+    chosen = rows.filter(rows["even"])
+    assert [0, 2, 4, 6, 8] == chosen["row"].to_pylist()
+    assert [8, 0] == chosen.take(pa.array([4, 0]))["row"].to_pylist()
+    fewer = chosen.filter(pa.chunked_array([[False, True, True, False, False]]))
+    assert (2, [2, 4]) == (len(fewer), fewer["row"].to_pylist())
+    assert [4] == fewer.take(pa.array([1]))["row"].to_pylist()
+
+
+@pytest.mark.integration
+def test_what_a_task_does_not_foresee_is_told_as_it_is(tmp_path: Path) -> None:
+    """On a cluster that is started for it, and nothing is called a refusal that is none."""
+    (tmp_path / "repo").mkdir()
+    broken = Part(0, tmp_path, None, None, None, tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'features'"):
+        list(RayEngine(None).make([broken]))
 
 
 @pytest.mark.integration

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -69,6 +70,22 @@ def test_shares_are_the_means_of_what_the_model_weighs(looking_back: Project) ->
     assert shares.special is not None
     actual = weighed.attention_BHT.mean(1)[:, :10][(code_BL != ordinary) & (code_BL > 0)].mean()
     assert float(actual) == pytest.approx(shares.special["special"], rel=1e-4)
+
+
+def test_without_an_event_nothing_is_said_of_special_periods(
+    looking_back: Project, tmp_path: Path
+) -> None:
+    """A recipe that names no feature of events has no holidays to tell from other periods."""
+    bundle, snapshot = looking_back.bundle("tft"), looking_back.snapshot("tft")
+    recipe = bundle.lineage["recipe"]
+    label = recipe["label"] | {"event": None}
+    eventless = replace(bundle, lineage=bundle.lineage | {"recipe": recipe | {"label": label}})
+    told = explain(snapshot, bundle, tmp_path / "told")
+    silent = explain(snapshot, eventless, tmp_path / "silent")
+    assert None is not told.shares.special
+    assert replace(told.shares, special=None) == silent.shares
+    assert "A special past period" in told.page.read_text()
+    assert "A special past period" not in silent.page.read_text()
 
 
 def test_lags_count_back_from_the_cutoff() -> None:

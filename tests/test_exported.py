@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from feastrain.models import encoder as encoders
@@ -58,6 +58,24 @@ TFTS = st.fixed_dictionaries(
 ).filter(lambda made: made["known_numbers"] or made["known_vocabularies"])
 
 
+CATEGORIES_ALONE = {
+    "kind": "tft",
+    "static_numbers": 1,
+    "static_vocabularies": [],
+    "observed_numbers": 0,
+    "known_numbers": 0,
+    "step_numbers": 0,
+    "known_vocabularies": [3, 4],
+    "context": 4,
+    "horizon": 3,
+    "width": 6,
+    "heads": 2,
+    "dropout": 0.1,
+    "quantiles": [0.1, 0.5],
+}
+"""Of no period is a number read."""
+
+
 def _answers(architecture: dict, batch: Batch | WindowBatch, seed: int) -> tuple[np.ndarray, ...]:
     """What the module, with weights drawn by `seed`, and its graph say of a batch."""
     torch.manual_seed(seed)
@@ -104,6 +122,7 @@ def test_a_graph_says_what_its_mlp_says(architecture: dict, rows: int, seed: int
 
 @settings(max_examples=15, deadline=None)
 @given(TFTS, st.integers(1, 9), st.integers(0, 99))
+@example(CATEGORIES_ALONE, 5, 0)
 def test_a_graph_says_what_its_tft_says(architecture: dict, rows: int, seed: int) -> None:
     """Of any architecture, weights and number of rows; numbers and whole periods are missing."""
     torch.manual_seed(seed)

@@ -13,6 +13,7 @@ from feastrain.cli import app
 from feastrain.dataset.gx_suite import validate_with_gx, write_suites
 from feastrain.dataset.validate import validate
 from feastrain.dataset.verdict import Verdict
+from feastrain.errors import DataError
 from feastrain.expectations import Expectation
 from test_validate import training_set
 
@@ -71,6 +72,17 @@ def test_good_and_bad_data_differ() -> None:
     good = [verdict.holds for verdict in validate(GOOD, EXPECTATIONS)]
     bad = [verdict.holds for verdict in validate(BAD, EXPECTATIONS)]
     assert [(25, 5), (13, 17)] == [(sum(holds), len(holds) - sum(holds)) for holds in (good, bad)]
+
+
+def test_what_great_expectations_cannot_check_is_one_line() -> None:
+    """A quantile of whole numbers that are all null, which we say has no value."""
+    subject = training_set(stock=pa.array([None, None], pa.int32()))
+    asked = (Expectation.model_validate({"column": "stock", "quantiles": {0.5: [0, 1]}}),)
+    assert ["no value"] == [verdict.found for verdict in validate(subject, asked)]
+    told = r"Great Expectations cannot check 'stock' \(0\.5 quantile in \[0, 1\]\): "
+    with pytest.raises(DataError, match=told) as caught:
+        validate_with_gx(subject, asked)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_exported_suite_is_one_of_great_expectations(tmp_path: Path) -> None:

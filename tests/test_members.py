@@ -1,5 +1,6 @@
 """Trees and ensembles: trained as a network is, and one bundle in the end."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -10,19 +11,22 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from feastrain.dataset.snapshot import Snapshot
+from feastrain.dataset.snapshot import Snapshot, write_table
 from feastrain.errors import RecipeError, UsageError
 from feastrain.evaluation.explain import networks
+from feastrain.evaluation.forecasts import FILE, Forecasts, forecast_origin
 from feastrain.jobs.train import train
 from feastrain.models.bundle import Bundle, load_bundle
 from feastrain.models.exported import Exported
 from feastrain.models.mixture import Mixture
 from feastrain.models.network import Network
 from feastrain.models.over_baseline import OverBaseline
-from feastrain.models.trees import Trees
+from feastrain.models.trees import Trees, forecast_with_trees
 from feastrain.recipe import BaselineModel, load_recipe
 from feastrain.training.encoding import Labelled, Part, fit_encoder
 from gangs import launcher, started, until
@@ -73,6 +77,77 @@ def test_ensemble_forecasts_the_mean_of_its_members(bundle: Bundle, snapshot: Sn
     assert {"all", "1"} <= set(bundle.calibration.offsets)
     assert (np.diff(forecast_NHQ, axis=2) >= 0).all()
     assert bundle.looks_back
+
+
+def test_ensemble_forecasts_no_rows(bundle: Bundle, snapshot: Snapshot) -> None:
+    """No rows in, no rows out, whatever its members are."""
+    none = snapshot.rows("test").slice(0, 0)
+    assert (0, 3, 3) == bundle.forecast(none, snapshot.known(), snapshot.rows()).shape
+    for member in bundle.members:
+        answer = member.forecast(bundle.encoder, none, snapshot.known(), snapshot.rows())
+        assert (0, 3, 3) == answer.shape
+
+
+@pytest.fixture(scope="module")
+def with_labels(tmp_path_factory: pytest.TempPathFactory, snapshot: Snapshot) -> Snapshot:
+    """The snapshot with its labels as a build writes them, for the baselines to read."""
+    folder = tmp_path_factory.mktemp("with-labels") / snapshot.path.name
+    shutil.copytree(snapshot.path, folder)
+    rows = snapshot.rows()
+    labels = rows.select(["shop", "event_timestamp"]).append_column("label", rows["sold"])
+    labels = labels.append_column("weight", pa.array(np.ones(len(rows))))
+    write_table(folder, "labels", labels.append_column("event", pa.array([""] * len(rows))))
+    return Snapshot(folder, snapshot.manifest)
+
+
+def test_an_origin_tells_each_member_beside_the_ensemble(
+    bundle: Bundle, with_labels: Snapshot, tmp_path: Path
+) -> None:
+    """The ensemble comes first, then its members by number and kind, then the baselines."""
+    recipe = load_recipe(tiny_recipe(tmp_path, 2, ENSEMBLE))
+    origin = forecast_origin(recipe, with_labels, bundle, tmp_path / "forecasts")
+    forecasts = Forecasts.pooled([origin.path], recipe.entities)
+    members = ["ensemble/0-mlp", "ensemble/1-tft", "ensemble/2-trees", "ensemble/3-baseline"]
+    assert ["ensemble", *members] == list(forecasts.systems)[:5]
+    assert "lightgbm" in forecasts.systems
+    rows = with_labels.rows("test")
+    expected = bundle.members[3].forecast(bundle.encoder, rows, with_labels.known(), None)
+    actual = forecasts.quantile("ensemble/3-baseline")
+    np.testing.assert_allclose(expected.reshape(-1, 3), actual)
+
+
+def test_an_origin_goes_without_lightgbm_where_it_is_not_installed(
+    bundle: Bundle, with_labels: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No system has its name, and once it is there the origin is forecast anew."""
+    recipe = load_recipe(tiny_recipe(tmp_path, 2, ENSEMBLE))
+    find = importlib.util.find_spec
+    with monkeypatch.context() as without:
+        without.setattr(
+            importlib.util, "find_spec", lambda name: None if name == "lightgbm" else find(name)
+        )
+        origin = forecast_origin(recipe, with_labels, bundle, tmp_path / "forecasts")
+    names = pq.read_table(origin.path / FILE).column_names
+    assert {"ensemble", "seasonal-naive"} <= set(names)
+    assert "lightgbm" not in names
+    assert origin.path != forecast_origin(recipe, with_labels, bundle, tmp_path / "forecasts").path
+
+
+def test_the_baseline_of_trees_learns_from_a_sample(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more training rows than it takes, which ones is decided by the seed."""
+    encoder = fit_encoder(snapshot)
+    parts = [snapshot.rows(part) for part in ("train", "validation", "test")]
+    monkeypatch.setattr("feastrain.models.trees.MOST_LABELS", 60)
+    first, again, other = (
+        forecast_with_trees(encoder, *parts, snapshot.known(), seed=seed) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    in_units_NH = first / encoder.unit(parts[2])[:, None]
+    # So few labels have no two leaves.
+    np.testing.assert_allclose(in_units_NH, in_units_NH[0, 0])
 
 
 WITHOUT_TORCH = """

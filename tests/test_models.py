@@ -1,3 +1,6 @@
+import importlib.util
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -5,15 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feastrain.artifacts import publishing
-from feastrain.errors import ArtifactError
+from feastrain.errors import ArtifactError, UsageError
 from feastrain.models.batches import Rows
-from feastrain.models.bundle import load_bundle, write_bundle
+from feastrain.models.bundle import CALIBRATION, load_bundle, write_bundle
 from feastrain.models.calibration import Calibration
 from feastrain.models.encoder import fit
+from feastrain.models.exported import Exported
 from feastrain.models.losses import pinball_loss
 from feastrain.models.mixture import Mixture
 from feastrain.models.mlp import MLP, architecture, increasing
 from feastrain.models.network import Network
+from feastrain.models.trees import require_trees
 from feastrain.recipe import MLPModel
 from tiny_snapshot import COLUMNS, tiny_tables
 
@@ -119,3 +124,48 @@ def test_bundle_holds_no_pickle(tmp_path) -> None:
     """A bundle is safetensors, ONNX and JSON."""
     _, path = _publish(tmp_path)
     assert {".json", ".onnx", ".safetensors"} == {file.suffix for file in path.iterdir()}
+
+
+def test_bundle_of_an_older_release_is_not_calibrated(tmp_path) -> None:
+    """Without a file of offsets it forecasts what its model says."""
+    _, path = _publish(tmp_path)
+    with publishing(tmp_path / "older", {}) as scratch:
+        for file in path.iterdir():
+            if file.name not in {CALIBRATION, "manifest.json"}:
+                shutil.copy(file, scratch)
+    older = load_bundle(tmp_path / "older")
+    assert (QUANTILES, {}) == (older.calibration.quantiles, older.calibration.offsets)
+    (member,) = older.members
+    expected = member.forecast(older.encoder, ROWS, KNOWN, None)
+    np.testing.assert_array_equal(expected, older.forecast(ROWS, KNOWN))
+
+
+def test_network_of_a_bundle_is_written_once_more_as_it_is(tmp_path) -> None:
+    """Its graph, its weights and what is said of it, byte for byte."""
+    _, path = _publish(tmp_path)
+    (member,) = load_bundle(path).members
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    member.write(copy)
+    names = {"model.onnx", "model.safetensors", "model.json"}
+    assert names == {file.name for file in copy.iterdir()}
+    about = load_bundle(path).members[0].architecture
+    assert about == Exported.load(copy, about).architecture
+    for name in names - {"model.json"}:
+        assert (path / name).read_bytes() == (copy / name).read_bytes()
+
+
+def test_network_without_its_runtime_is_told_in_one_line(tmp_path, monkeypatch) -> None:
+    """The line says what to install."""
+    _, path = _publish(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"needs ONNX Runtime to forecast: pip install 'feastrain"):
+        load_bundle(path)
+
+
+def test_trees_without_lightgbm_are_told_in_one_line(monkeypatch) -> None:
+    """The line says what to install; where it is there, nothing is said."""
+    require_trees()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"trees needs LightGBM: pip install 'feastrain\[base"):
+        require_trees()

@@ -1,5 +1,6 @@
 """The past that a looking-back model is served with: kept when the online store is filled."""
 
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -117,6 +118,40 @@ def test_what_is_kept_anew_is_read_without_a_new_start(
     link.unlink()
     link.symlink_to(other)
     assert 0 == past.of(series, as_of)[0].num_rows
+
+
+def test_a_past_that_was_opened_is_not_read_again(looking_back: Project, tmp_path: Path) -> None:
+    """A second question is answered by what is in memory, files or no files."""
+    as_of = cutoff_of(looking_back.snapshot("tft"))
+    series = at(looking_back.snapshot("tft").rows("test"), as_of).select(KEYS)
+    (pointer,) = (looking_back.artifacts / "past").glob("tft.*")
+    shutil.copytree(pointer.resolve(), tmp_path / pointer.name)
+    past = Past(tmp_path, "tft")
+    rows, known = past.of(series, as_of)
+    for name in ("rows", "known"):
+        (tmp_path / pointer.name / f"{name}.parquet").unlink()
+    rows_again, known_again = past.of(series, as_of)
+    order = [(name, "ascending") for name in rows.column_names]
+    assert rows.sort_by(order).equals(rows_again.sort_by(order))
+    assert known.equals(known_again)
+
+
+def test_a_past_that_is_kept_is_not_made_again(looking_back: Project, tmp_path: Path) -> None:
+    """Filling the online store as of the same cut-off leaves the files as they are."""
+    root = tmp_path / "demand"
+    shutil.copytree(looking_back.root, root, symlinks=True)
+    project = Project(root, Settings())
+    kept = project.artifacts / "past"
+
+    def written() -> dict[str, int]:
+        return {str(file): file.stat().st_mtime_ns for file in kept.rglob("*.parquet")}
+
+    as_of = cutoff_of(project.snapshot("tft"))
+    project.materialize("tft", as_of)
+    before = written()
+    assert before
+    project.materialize("tft", as_of)
+    assert before == written()
 
 
 def test_a_damaged_past_is_refused(looking_back: Project, tmp_path: Path) -> None:

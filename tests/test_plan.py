@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from drivers_project import write_drivers
 from feastrain import Project
 from feastrain.cli import app
 from feastrain.dataset.diff import Change
+from feastrain.settings import Settings
 
 
 def tree(root: Path) -> dict[str, tuple[int, int]]:
@@ -122,3 +124,24 @@ def test_the_plan_is_shown(own: Project, capsys: pytest.CaptureFixture[str]) -> 
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())  # long paths are wrapped
     for told in ("embargo 8", "validation", "sales_lag_1", "rows x columns x 8", "made already"):
         assert told in text
+
+
+def test_a_plan_without_transform_embargo_or_single_files(tmp_path: Path) -> None:
+    """No transform is pending, no row is unused one period ahead, and a folder has no row count."""
+    root = write_drivers(tmp_path / "drivers")
+    recipe = root / "recipes" / "drivers.yaml"
+    recipe.write_text(recipe.read_text().replace("horizon: 3", "horizon: 1"))
+    source = root / "feature_repo" / "data" / "driver_stats.parquet"
+    size = source.stat().st_size
+    source.rename(root / "moved")
+    source.mkdir()
+    (root / "moved").rename(source / "part.parquet")
+    project = Project(root, Settings())
+    assert ("first: the feature repo is applied to its registry",) == project.plan(recipe).pending
+    project.features("drivers")
+    plan = project.plan("drivers")
+    assert ((), ()) == (plan.pending, plan.missing)
+    assert ["train", "validation", "test"] == [part.name for part in plan.parts]
+    told = {source.name: (source.bytes, source.rows) for source in plan.sources}
+    assert (size, None) == told["driver_hourly_stats"]
+    assert 5 * 240 == told["(labels)"][1]

@@ -3,12 +3,17 @@
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from feastrain import Project
 from feastrain.cli import app
-from feastrain.errors import ProjectError
+from feastrain.errors import DataError, ProjectError
+from feastrain.evaluation.promotion import compare
+from feastrain.jobs.train import train
+from feastrain.models.bundle import load_bundle
+from tiny_snapshot import tiny_recipe, tiny_snapshot, tiny_tables
 
 
 @pytest.fixture
@@ -71,6 +76,22 @@ def test_the_first_candidate_has_nobody_to_beat(shop: Project) -> None:
     (shop.artifacts / "bundles" / "smoke").unlink()
     assert shop.promote("smoke").promotes
     assert name == served(shop)
+
+
+def test_rows_without_a_label_compare_nothing(tmp_path: Path) -> None:
+    """A candidate whose test rows have no label is neither better nor worse."""
+    snapshot = tiny_snapshot(tmp_path / "labelled")
+    model = "{kind: baseline, baseline: last_year}"
+    bundle = load_bundle(train(tiny_recipe(tmp_path, 1, model), snapshot, tmp_path).path)
+    assert compare(bundle, None, snapshot).rows > 0
+    rows, _ = tiny_tables()
+    none = pa.nulls(len(rows), pa.float64())
+    for name in [name for name in rows.column_names if name.startswith(("label_", "weight_"))]:
+        rows = rows.set_column(rows.schema.get_field_index(name), name, none)
+    unlabelled = tiny_snapshot(tmp_path / "unlabelled", rows=rows)
+    told = f"snapshot {unlabelled.fingerprint} has no test row with a label to compare on"
+    with pytest.raises(DataError, match=told):
+        compare(bundle, None, unlabelled)
 
 
 def test_there_is_nothing_to_promote(shop: Project) -> None:

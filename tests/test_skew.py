@@ -19,7 +19,15 @@ from fakes import FakeGateway
 from feast_repos import ASOF
 from feastrain import Project
 from feastrain.cli import main
-from feastrain.dataset.skew.compare import CODES, EQUAL, Ages, Pair, causes_of, differences
+from feastrain.dataset.skew.compare import (
+    CODES,
+    EQUAL,
+    Ages,
+    Pair,
+    causes_of,
+    differences,
+    distance,
+)
 from feastrain.errors import SkewError
 from feastrain.settings import Settings
 from feastrain.stores.feature_repo import online_store_of, open_store
@@ -35,6 +43,22 @@ VIEW, FRESH, COMPUTED = "driver_hourly_stats", "driver_hourly_stats_fresh", "tra
 FEATURES = {(VIEW, "conv_rate"), (VIEW, "acc_rate"), (VIEW, "avg_daily_trips")}
 FRESH_RATE, OF_ACCEPTED = (FRESH, "fresh_rate"), (COMPUTED, "conv_rate_of_accepted")
 EVERY = {*FEATURES, FRESH_RATE, OF_ACCEPTED}
+
+
+FLEET = """
+fleet = FeatureView(
+    name="fleet",
+    entities=[],
+    ttl=timedelta(days=1),
+    schema=[Field(name="cars", dtype=Float64)],
+    source=FileSource(
+        name="fleet_source",
+        path=str(DATA / "fleet.parquet"),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created",
+    ),
+)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +290,24 @@ def test_nulls_nans_and_widths_are_no_difference() -> None:
         assert [False] * len(online) == differences(online, offline)[0].tolist()
 
 
+def test_times_are_compared_to_the_second() -> None:
+    """A store that keeps no more gives a time that is close, and another second is another."""
+    exact = pa.array([1_000_000, 1_000_001, 3_000_000, None], pa.timestamp("us", "UTC"))
+    whole = pa.array([1, 1, 2, None], pa.timestamp("s", "UTC"))
+    apart, close = differences(exact, whole)
+    assert [False, True, True, False] == apart.tolist()
+    assert [False, True, False, False] == close.tolist()
+
+
+def test_only_numbers_have_a_distance() -> None:
+    """Relative to the larger of two; whatever else differs is infinitely far apart."""
+    none = np.zeros(2, dtype=bool)
+    numbers = Pair(pa.array([1.0, None]), pa.array([4, 5]), none)
+    assert [0.75, np.inf] == distance(numbers).tolist()
+    texts = Pair(pa.array(["a", "b"]), pa.array(["a", "c"]), none)
+    assert [np.inf, np.inf] == distance(texts).tolist()
+
+
 def test_large_whole_numbers_are_compared_as_they_are() -> None:
     """Doubles would hold both as one."""
     apart, close = differences(pa.array([1 << 60]), pa.array([(1 << 60) + 1]))
@@ -287,3 +329,30 @@ def test_an_unwritten_online_store_is_said_to_be_so(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="run `feastrain materialize`") as told:
         project.skew("drivers")
     assert not isinstance(told.value, SkewError)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("form", ["fallback"])
+def test_a_view_of_nobody_is_compared_once(drivers: Drivers) -> None:
+    """What is the same for every series, as it has no entity, is one value a feature."""
+    service = "driver_activity = FeatureService("
+    drivers.redefine(service, FLEET + service)
+    drivers.redefine("features=[driver_stats_fv,", "features=[fleet, driver_stats_fv,")
+    recipe = drivers.root / "recipes" / "drivers.yaml"
+    recipe.write_text(recipe.read_text() + "    fleet: observed\n")
+    first = drivers.stats["driver_id"] == 1001
+    fleet = drivers.stats[first][["event_timestamp", "created"]].assign(cars=1.0)
+    fleet.to_parquet(drivers.root / "feature_repo/data/fleet.parquet")
+    drivers.materialize()
+    assert 1 == drivers.project.skew("drivers").report.compared["fleet"]
+    assert set() == drivers.found()
+    fleet.assign(cars=2.0).to_parquet(drivers.root / "feature_repo/data/fleet.parquet")
+    (finding,) = drivers.project.skew("drivers").report.findings
+    (example,) = finding.examples
+    assert ("fleet", "cars", "corrected", 1) == (
+        finding.view,
+        finding.feature,
+        finding.cause,
+        finding.count,
+    )
+    assert ("1.0", "2.0") == (example.online, example.offline)

@@ -124,6 +124,21 @@ def test_freshness_of_a_column_is_of_its_newest_value() -> None:
     assert (False, "no value") == (empty.holds, empty.found)
 
 
+def test_a_column_without_a_value_has_no_quantile() -> None:
+    """Neither has it a mean: both fail, whatever the bounds are."""
+    subject = training_set(size=pa.array([None, float("nan")], pa.float64()))
+    told = verdicts_of(subject, column="size", mean=[None, 9], quantiles={0.5: [None, 9]})
+    assert [(False, "no value")] * 2 == [(verdict.holds, verdict.found) for verdict in told]
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.struct([("part", pa.int64())])])
+def test_what_holds_several_values_is_no_key(kind: pa.DataType) -> None:
+    """A list or a record of values cannot be told to be unique; one line names the column."""
+    subject = training_set(parts=pa.nulls(2, kind))
+    with pytest.raises(RecipeError, match=r"column 'parts' is .* and cannot be part of a key"):
+        verdicts_of(subject, unique=["shop", "parts"])
+
+
 def test_rows_that_share_a_key_are_counted() -> None:
     """Every row of a repeated key fails, and an example is the key and how often it is there.
 

@@ -82,8 +82,8 @@ def list_checks(subject: TrainingSet, expectations: Sequence[Expectation]) -> li
     """Return every check, in the order of the recipe.
 
     Raises:
-        RecipeError: an expectation names a column that neither table has, or asks for the
-            range or the distribution of what is no number.
+        RecipeError: an expectation names a column that neither table has, asks for the
+            range or the distribution of what is no number, or for a key of lists.
     """
     return [
         check
@@ -136,6 +136,7 @@ def _of_distribution(subject: TrainingSet, asked: Expectation) -> Iterator[Check
 def _of_table(subject: TrainingSet, asked: Expectation) -> Iterator[Check]:
     if asked.unique is not None:
         table = _table_with(subject, asked.unique)
+        _require_keys(subject, table, asked.unique)
         yield Check("unique", table, asked.unique, "unique", asked.severity)
     if asked.rows is not None:
         low, high = asked.rows
@@ -174,6 +175,17 @@ def _require_number(subject: TrainingSet, table: TableName, column: str) -> None
             "quantile; use allowed or max_null_fraction"
         )
         raise RecipeError(message)
+
+
+def _require_keys(subject: TrainingSet, table: TableName, columns: tuple[str, ...]) -> None:
+    for column in columns:
+        kind = subject.table(table).schema.field(column).type
+        if pa.types.is_nested(kind):
+            message = (
+                f"expectations: column {column!r} is {kind}, which holds several values and "
+                "cannot be part of a key; leave it out of unique"
+            )
+            raise RecipeError(message)
 
 
 def _within(what: str, low: float | None, high: float | None) -> str:

@@ -121,8 +121,6 @@ def _views(store: FeatureStore, recipe: Recipe) -> list[Any]:
 
 
 def _join_keys(view: FeatureView | OnDemandFeatureView) -> tuple[str, ...]:
-    if not hasattr(view, "entity_columns"):
-        return ()
     renamed = view.projection.join_key_map
     keys = [field.name for field in view.entity_columns]
     return tuple(renamed.get(key, key) for key in keys if key != "__dummy_id")

@@ -84,7 +84,9 @@ def write_view(
     before = tiers.ledger.chunks(stored.table)
     rows = 0
     for number, table in enumerate(_chunks(job)):
-        keys = stored.keys.of({ours: _list(table[theirs]) for theirs, ours in join.keys.items()})
+        named = {ours: _list(table[theirs]) for theirs, ours in join.keys.items()}
+        # A view without an entity has one row, whose key is made of no column.
+        keys = stored.keys.of(named or {"": [None] * len(table)})
         if len(set(keys)) < len(keys):
             message = f"the offline store gave the latest row of an entity of {view.name!r} twice"
             raise DataError(message)

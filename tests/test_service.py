@@ -1,0 +1,74 @@
+"""A feature service as a recipe reads it: the files behind it, and rows joined in order."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from drivers_project import write_drivers
+from feast_repos import hours, write
+from feastrain import Project
+from feastrain.artifacts import file_digest
+from feastrain.dataset.retrieve import _in_order
+from feastrain.dataset.service import Service, resolve_service
+from feastrain.errors import DataError, ProjectError
+from feastrain.settings import Settings
+from tiny_snapshot import COLUMNS
+
+
+def service_of(sources: dict[str, Path], elsewhere: dict[str, str]) -> Service:
+    """Return a service whose views read these files, or what is none on this machine."""
+    return Service(COLUMNS, (), (), (), sources, elsewhere, {})
+
+
+def test_a_pattern_stands_for_the_files_that_it_fits(tmp_path: Path) -> None:
+    """Each has a digest under its own name; a file beside them has none."""
+    january, february, other = (
+        Path(write(tmp_path / name, {"sold": [number]}))
+        for number, name in enumerate(["sold-01.parquet", "sold-02.parquet", "other.parquet"])
+    )
+    service = service_of({"sales": tmp_path / "sold-*.parquet", "other": other}, {})
+    assert {
+        "sales": {path.name: file_digest(path) for path in (january, february)},
+        "other": {other.name: file_digest(other)},
+    } == service.source_digests()
+
+
+def test_what_lies_elsewhere_cannot_be_fingerprinted(tmp_path: Path) -> None:
+    """One line names the view, what it reads, and what to do."""
+    sold = Path(write(tmp_path / "sold.parquet", {"sold": [1]}))
+    service = service_of({"sales": sold}, {"prices": "PostgreSQLSource 'prices'"})
+    told = "view 'prices' reads PostgreSQLSource 'prices': only Parquet files .* export it"
+    with pytest.raises(ProjectError, match=told):
+        service.source_digests()
+
+
+def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:
+    """A view whose file was taken away after the repo was applied is refused in one line."""
+    root = write_drivers(tmp_path / "drivers")
+    project = Project(root, Settings())
+    store = project.features("drivers")
+    gone = root / "feature_repo" / "data" / "driver_stats.parquet"
+    shutil.move(gone, tmp_path)
+    told = r"reads .*/driver_stats\.parquet, which does not exist; make it first"
+    with pytest.raises(ProjectError, match=told):
+        resolve_service(store, project.recipe("drivers"))
+
+
+WANTED = pa.table({"shop": [2, 1, 2], "event_timestamp": hours(1, 0, 0)})
+
+
+def test_an_answer_is_put_in_the_order_that_was_asked_for() -> None:
+    """Whatever the order in which an offline store returns its rows."""
+    answer = WANTED.append_column("sold", pa.array([21, 10, 20]))
+    assert [21, 10, 20] == _in_order(answer.take(pa.array([2, 0, 1])), WANTED)["sold"].to_pylist()
+
+
+@pytest.mark.parametrize("rows", [[0, 1], [0, 1, 2, 2], [0, 1, 1]])
+def test_an_answer_of_other_rows_is_refused(rows: list[int]) -> None:
+    """A row that is lost, added or taken for another is an error, not a feature."""
+    answer = WANTED.append_column("sold", pa.array([21, 10, 20])).take(pa.array(rows))
+    told = f"answered {len(rows)} rows that are not the 3 entity rows it was asked for; use"
+    with pytest.raises(DataError, match=told):
+        _in_order(answer, WANTED)

@@ -300,7 +300,7 @@ def test_what_is_not_shuffled_in_time_is_left_out(
 
 
 class PlanSource(FakeSource):
-    """Knows ahead what a shop plans: whether it opens, its staff, and its price."""
+    """Knows ahead what a shop plans: whether it opens, its staff, prices and weights."""
 
     def _known(self, series: pa.Table) -> pa.Table:
         known = super()._known(series)
@@ -308,6 +308,7 @@ class PlanSource(FakeSource):
             "opens": pa.array([True] * len(known)),
             "staff": pa.array([3] * len(known), pa.int8()),
             "price": pa.array([2.5] * len(known)),
+            "weight": pa.array([0.5] * len(known), pa.float32()),
         }
         for name, column in planned.items():
             known = known.append_column(name, column)
@@ -317,7 +318,7 @@ class PlanSource(FakeSource):
 @pytest.fixture
 def planned() -> tuple[Forecaster, Any]:
     """A forecaster that reads numbers and a flag ahead, and what it holds of one series."""
-    bundle = FakeBundle(known_ahead=("holiday", "opens", "staff", "price"))
+    bundle = FakeBundle(known_ahead=("holiday", "opens", "staff", "price", "weight"))
     forecaster = Forecaster(bundle, PlanSource(dict(LEVELS), bundle))
     return forecaster, what_if.hold(forecaster, pa.table({"site": [1], "item": ["b"]}))
 
@@ -331,13 +332,19 @@ def test_each_thing_known_ahead_tells_its_kind(planned: tuple[Forecaster, Any]) 
         "opens": ("flag", True, []),
         "staff": ("number", 3, []),
         "price": ("number", 2.5, []),
+        "weight": ("number", 0.5, []),
     }
     assert expected == kinds
 
 
 @pytest.mark.parametrize(
     ("feature", "value", "expected"),
-    [("opens", False, False), ("staff", 4.0, 4), ("staff", 127, 127), ("price", 3, 3.0)],
+    [
+        ("opens", False, False),
+        ("staff", 4.0, 4),
+        ("staff", 127, 127),
+        ("price", 2**53 + 1, 2.0**53),
+    ],
 )
 def test_a_changed_value_is_held_as_its_column_is(
     planned: tuple[Forecaster, Any], feature: str, value: Any, expected: Any
@@ -358,6 +365,8 @@ def test_a_changed_value_is_held_as_its_column_is(
         ("staff", 2.5, "number"),
         ("staff", 128, "number"),
         ("staff", -129, "number"),
+        ("price", 10**400, "number"),
+        ("weight", 1e39, "number"),
         ("price", "free", "number"),
         ("price", None, "number"),
     ],

@@ -130,9 +130,8 @@ def _shuffles(forecaster: Forecaster, held: OnlineRows, generator: np.random.Gen
 def _shuffled(table: pa.Table, names: list[str], generator: np.random.Generator) -> pa.Table:
     order = pa.array(generator.permutation(len(table)))
     for name in names:
-        if name in table.column_names:
-            place = table.column_names.index(name)
-            table = table.set_column(place, name, table[name].take(order))
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, table[name].take(order))
     return table
 
 

@@ -22,7 +22,7 @@ from feastrain.serving.api import create_app, serve
 from feastrain.serving.listening import address_of
 from feastrain.serving.server import tell
 from feastrain.serving.supervisor import supervise
-from feastrain.serving.swap import BundleWatch, Sources
+from feastrain.serving.swap import BundleWatch, Sources, deaf_to_hangup
 from feastrain.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -76,7 +76,12 @@ def test_a_server_in_a_thread_traces_and_leaves_signals_alone(tmp_path: Path) ->
     with FakeGateway() as collector:
         settings = Settings(otlp_endpoint=collector.url, drain_notice_seconds=0)
         app = app_of(settings, watch)
-        thread = threading.Thread(target=serve, args=(app, settings, listener, ready.set))
+
+        def work() -> None:
+            deaf_to_hangup()
+            serve(app, settings, listener, ready.set)
+
+        thread = threading.Thread(target=work)
         thread.start()
         assert ready.wait(60)
         assert tracing._Tracing.tracer is not None

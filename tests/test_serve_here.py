@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 import ill_workers
-from fakes import FakeGateway, fake_forecaster
+from fakes import fake_forecaster
 from feastrain import tracing
 from feastrain.artifacts import point
 from feastrain.errors import FeastrainError
@@ -73,23 +73,22 @@ def test_a_server_in_a_thread_traces_and_leaves_signals_alone(tmp_path: Path) ->
     forecaster, _, history = fake_forecaster(LEVELS)
     watch = BundleWatch(tmp_path / "recipe", lambda: Sources(forecaster, history), 3600)
     ready, listener = threading.Event(), free_listener()
-    with FakeGateway() as collector:
-        settings = Settings(otlp_endpoint=collector.url, drain_notice_seconds=0)
-        app = app_of(settings, watch)
+    settings = Settings(otlp_endpoint="http://127.0.0.1:1", drain_notice_seconds=0)
+    app = app_of(settings, watch)
 
-        def work() -> None:
-            deaf_to_hangup()
-            serve(app, settings, listener, ready.set)
+    def work() -> None:
+        deaf_to_hangup()
+        serve(app, settings, listener, ready.set)
 
-        thread = threading.Thread(target=work)
-        thread.start()
-        assert ready.wait(60)
-        assert tracing._Tracing.tracer is not None
-        answer = httpx.get(f"{address_of(listener)}healthz/live")
-        during = [signal.getsignal(number) for number in numbers]
-        app.state.drain.begin()
-        thread.join(60)
-        tracing.trace_no_more()
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert ready.wait(60)
+    assert tracing._Tracing.tracer is not None
+    tracing.trace_no_more()  # before there is a span to send
+    answer = httpx.get(f"{address_of(listener)}healthz/live")
+    during = [signal.getsignal(number) for number in numbers]
+    app.state.drain.begin()
+    thread.join(60)
     assert (200, False) == (answer.status_code, thread.is_alive())
     assert handlers == during
 

@@ -95,14 +95,15 @@ def test_a_search_in_which_nothing_can_be_fitted_has_no_recipe(
 
 
 def test_values_that_were_tried_before_are_not_fitted_again(
-    snapshot: Snapshot, tmp_path: Path
+    snapshot: Snapshot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With two values to choose from, three trials make two bundles at most."""
+    """With two values to choose from, three trials make two bundles at most, each fitted once."""
     space = "tune: {training.learning_rate: {choices: [0.01, 0.02]}}"
     tuned = searched(tmp_path, snapshot, space, trials=3, epochs=1)
     tried = {(trial.values["training.learning_rate"], trial.wmae) for trial in tuned.trials}
     assert 3 == len(tuned.trials)
     assert len(tried) == len(list(tmp_path.glob("bundles/*"))) <= 2
+    assert len(tried) == capsys.readouterr().err.count('"stage": "fit"')
 
 
 def test_a_search_without_optuna_is_refused(

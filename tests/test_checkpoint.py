@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from feastrain.errors import FeastrainError, UsageError
+from feastrain.training import members
 from feastrain.training.checkpoint import Checkpoint, Saver, discard, newest, save
 
 IDENTITY = {"recipe": "a", "snapshot": "b"}
@@ -159,3 +160,15 @@ def test_a_run_that_starts_over_keeps_no_checkpoint(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     discard(tmp_path)
     assert ["epoch-notes.safetensors"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_a_run_that_starts_over_forgets_all_models(tmp_path: Path) -> None:
+    """Checkpoints and boosters, those of members and of a second fit too; nothing else."""
+    for folder in (tmp_path, tmp_path / "member-1" / "refit"):
+        folder.mkdir(parents=True, exist_ok=True)
+        save(folder, _checkpoint(1))
+        for name in ("trees-0.5-0.txt", "recipe.yaml"):
+            (folder / name).touch()
+    members.discard(tmp_path)
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert ["recipe.yaml"] * 2 == left

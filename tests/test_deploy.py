@@ -16,7 +16,7 @@ import yaml
 
 import crds
 from feastrain import Project
-from feastrain.errors import UsageError
+from feastrain.errors import FeastrainError, UsageError
 from feastrain.jobs.overlay import DEPLOY, render_overlay
 
 OVERLAYS = ("dev", "prod", "openshift")
@@ -357,6 +357,23 @@ def test_an_unknown_overlay_is_said() -> None:
     """One line names those there are."""
     with pytest.raises(UsageError, match="no overlay 'stage'; there are dev, openshift, prod"):
         render_overlay("stage")
+
+
+def test_an_overlay_that_kustomize_refuses_is_said(tmp_path: Path) -> None:
+    """With what kustomize says of it."""
+    mine = tmp_path / "overlays" / "mine"
+    mine.mkdir(parents=True)
+    (mine / "kustomization.yaml").write_text("resources: [absent.yaml]\n")
+    things("dev")  # or kustomize is not here
+    with pytest.raises(FeastrainError, match=r"kubectl kustomize deploy/overlays/mine: .*absent"):
+        render_overlay("mine", tmp_path)
+
+
+def test_manifests_need_kubectl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named with what it is needed for."""
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    with pytest.raises(UsageError, match="kubectl is not found, whose `kustomize` puts manifests"):
+        render_overlay("dev")
 
 
 def test_manifests_need_a_checkout(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from feastrain.models.batches import Rows
 from feastrain.models.encoder import fit
 from feastrain.models.mlp import MLP, architecture
 from feastrain.recipe import MLPModel, load_recipe
-from feastrain.training.distributed import NO_CUDA, Ranks, settle
+from feastrain.training.distributed import NO_CUDA, Ranks, _leaving_together, settle
 from feastrain.training.encoding import Part
-from feastrain.training.finite import first_bad_rows, marked, row_names
+from feastrain.training.finite import NotFiniteError, first_bad_rows, marked, row_names
 from feastrain.training.loop import validate
 from feastrain.training.meeting import Meeting
 from gangs import agent, free_port, launcher, ranks_of, same_weights, started, until
@@ -102,6 +102,13 @@ def test_failed_collective_is_explained_by_the_rank_that_left() -> None:
     assert (DataError, "rows are missing") == (type(error), str(error))
 
 
+def test_an_error_of_the_code_is_no_lost_rank() -> None:
+    """It is shown as it is, with its place, and nobody else is blamed for it."""
+    (meeting,) = _meetings(1)
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"), _leaving_together(meeting):
+        torch.mm(torch.ones(2, 3), torch.ones(2, 3))
+
+
 def test_infinite_loss_makes_every_gradient_nan() -> None:
     """A pinball loss that is infinite has a finite gradient, which would go unseen."""
     for value, expected in ((3.0, 1.0), (float("inf"), float("nan")), (float("nan"), float("nan"))):
@@ -130,6 +137,15 @@ def test_rows_with_a_loss_that_is_not_finite_are_found(snapshot: Snapshot) -> No
     index_B = torch.tensor([201, 3, 200, 7, 5, 11])
     assert [201, 200, 7] == first_bad_rows(model, rows, index_B, QUANTILES, ALONE)
     assert ["shop 2 at 2024-01-05 23:59"] == row_names(snapshot, Part.TRAIN, [40])
+
+
+def test_a_step_that_no_row_is_to_blame_for_says_what_to_lower() -> None:
+    """Finite rows can have a gradient that is not; the line names none of them."""
+    told = str(NotFiniteError(step=4, epoch=2, rows=[]))
+    assert told.startswith(
+        "the loss or gradient of step 4 in epoch 2 is not finite: lower training."
+    )
+    assert "look at the labels" not in told
 
 
 def test_validation_rows_must_have_a_finite_loss() -> None:

@@ -90,6 +90,18 @@ def test_files_are_made_once(snapshot: Snapshot, tmp_path: Path) -> None:
     assert 2 == len(first.readings) - len(second.readings)
 
 
+def test_a_part_without_rows_is_an_empty_file(snapshot: Snapshot, tmp_path: Path) -> None:
+    """A fit on all that is known validates on nothing, mapped as in memory."""
+    recipe = load_recipe(tiny_recipe(tmp_path))
+    held, mapped = (
+        encode(recipe, snapshot, tmp_path, CPU, most_bytes, refit=True)
+        for most_bytes in (ENOUGH, 0)
+    )
+    assert [0, 0] == [len(held.validation), len(mapped.validation)]
+    for one, other in zip(_tensors(held.train), _tensors(mapped.train), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_another_snapshot_has_files_of_its_own(snapshot: Snapshot, tmp_path: Path) -> None:
     """Files are named by what they were made from."""
     other = tiny_snapshot(tmp_path / "snapshots", "fedcba9876543210", seed=1)

@@ -1,6 +1,7 @@
 """What an answer says of its features: their age, where they came from, as of when they are."""
 
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -42,6 +43,16 @@ def test_each_series_tells_how_old_its_features_are() -> None:
     assert ages[0] == pytest.approx(old(), abs=60)
     assert ages[1] == pytest.approx(old() + 3 * 7 * 86400, abs=60)
     assert ages[2] is None
+
+
+def test_features_of_unknown_age_are_as_old_as_the_cutoff() -> None:
+    """A source that does not tell when a row happened knows that it was not later."""
+    client, source = client_of()
+    source.late[1, "c"] = timedelta(weeks=3)
+    read = source.read
+    source.read = lambda series: replace(read(series), happened=None)  # type: ignore[method-assign]
+    ages = [one["age_seconds"] for one in ask(client, B, C)["series"]]
+    assert [pytest.approx(old(), abs=60)] * 2 == ages
 
 
 def test_features_beyond_the_limit_are_stale() -> None:

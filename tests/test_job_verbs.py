@@ -52,6 +52,14 @@ def test_a_dry_run_for_a_cluster_is_refused_by_nobody(
     assert "retail" == objects[0]["metadata"]["namespace"]
 
 
+def test_a_job_of_a_cluster_does_not_start_over(demand: Project) -> None:
+    """Its pods are started again by the same object, which would each time; one line says so."""
+    words = ("train", "smoke", "-C", str(demand.root), "--on", "kubernetes", "--dry-run", "--fresh")
+    refused = CliRunner().invoke(app, words).exception
+    assert isinstance(refused, UsageError)
+    assert str(refused).startswith("--fresh is for runs here; a job of a cluster goes on from its")
+
+
 def test_a_job_asks_for_the_memory_that_it_needs(demand: Project) -> None:
     """Where nobody says how much; the object says why."""
     root = str(demand.root)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from kubernetes.config import kube_config
 from typer.testing import CliRunner
+from urllib3.exceptions import MaxRetryError
 
 import crds
 from feastrain import Project
@@ -419,6 +420,41 @@ def test_a_wait_has_an_end(running: trainer.Jobs) -> None:
     """A job that is still at work goes on."""
     with pytest.raises(FeastrainError, match="is Running after 0 s; it goes on"):
         running.wait(NAME, 0)
+
+
+def test_a_job_is_looked_at_until_it_ends(running: trainer.Jobs, api: KubeApi) -> None:
+    """However often it is found at work."""
+    ended = _in_background(lambda: running.wait(NAME, 60, POLL))
+    until(lambda: 3 <= api.asked.count("get trainjobs"), "several looks", 10)
+    for node in (0, 1):
+        api.end(NAME, 0, node)
+    assert "Complete" == ended().state
+
+
+def test_a_job_that_failed_without_a_rank_says_why(running: trainer.Jobs, api: KubeApi) -> None:
+    """The cluster ended it, and no node left with a code."""
+    job = api.find("trainjobs", "default", NAME)
+    api._condition(job, "Failed", "True", "was active for longer than its deadline")
+    told = f"^the job {NAME} failed: was active for longer than its deadline$"
+    with pytest.raises(FeastrainError, match=told):
+        running.wait(NAME, 5)
+
+
+def test_a_request_may_have_a_shorter_limit(running: trainer.Jobs, api: KubeApi) -> None:
+    """One that says how long it waits is not made to wait longer."""
+    with api.lock, pytest.raises(MaxRetryError, match=r"read timeout=0\.1"):
+        running._core.list_namespaced_pod("default", _request_timeout=(0.1, 0.1))
+
+
+def test_an_error_of_kubeflows_client_is_not_the_clusters(
+    jobs: trainer.Jobs, api: KubeApi, objects: list[dict[str, Any]]
+) -> None:
+    """What it makes nothing of is shown with its place, not said to be an answer."""
+    for (kind, _, _), one in api.objects.items():
+        if kind == "clustertrainingruntimes":
+            del one["metadata"]["name"]
+    with pytest.raises(RuntimeError, match="Failed to get"):
+        jobs.submit(objects)
 
 
 def test_an_unknown_user_and_cluster_are_said(

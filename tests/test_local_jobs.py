@@ -7,17 +7,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from feastrain.artifacts import publishing
 from feastrain.dataset.snapshot import Snapshot
-from feastrain.errors import DataError, FeastrainError, InterruptedRun, UsageError
+from feastrain.errors import DataError, FeastrainError, InterruptedRun, LostRankError, UsageError
+from feastrain.jobs import local
+from feastrain.jobs.agents import _show_last_lines, death, log_of
 from feastrain.jobs.backends import run_request
 from feastrain.jobs.job import Gang
+from feastrain.jobs.launch import adopted, launch
 from feastrain.jobs.local import LocalJobs
+from feastrain.jobs.places import follow
 from feastrain.jobs.record import NOTES, Request, alone_in, is_held, note, noting_the_end, send
 from feastrain.jobs.train import Run, train
 from feastrain.recipe import load_recipe
@@ -132,6 +141,152 @@ def test_a_member_of_an_ensemble_that_goes_on_is_a_run_that_does(
 
     run_request(Request.load(run.folder), run.folder, start)
     assert [True, False, False, False] == anew
+
+
+def test_a_code_that_nobody_explains_is_said(tmp_path: Path, snapshot: Snapshot) -> None:
+    """A rank that could write no failure left with a code of ours; its lines are above."""
+    run = prepared(tiny_recipe(tmp_path), snapshot, tmp_path)
+    told = "training failed: node 1 ended with exit code 3; see above"
+    request = replace(Request.load(run.folder), nodes=2)
+    with pytest.raises(FeastrainError, match=told):
+        run_request(request, run.folder, lambda *_: {0: LostRankError.exit_code, 1: 3})
+
+
+def test_a_run_from_another_thread_leaves_signals_alone(tmp_path: Path, snapshot: Snapshot) -> None:
+    """Only the main thread can hear them; a notebook's server calls from another."""
+    run = prepared(tiny_recipe(tmp_path), snapshot, tmp_path)
+    during = []
+
+    def start(*_: object) -> dict[int, int]:
+        during.append(signal.getsignal(signal.SIGTERM))
+        return {}
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run_request, Request.load(run.folder), run.folder, start).result()
+    assert [signal.getsignal(signal.SIGTERM)] == during
+
+
+def test_a_node_says_how_it_ended() -> None:
+    """By itself, by a signal, or because one of its ranks did."""
+    ends = ({1: 3}, {0: -signal.SIGKILL}, {1: LostRankError.exit_code})
+    expected = ["node 1 ended with exit code 3", "node 0 ended with SIGKILL", "node 1 lost a rank"]
+    assert expected == [death(end, "node") for end in ends]
+
+
+@pytest.mark.parametrize(("node", "shown"), [(0, []), (1, ["node 1: two", "node 1: three"])])
+def test_the_last_lines_of_a_node_that_has_a_log_are_shown(
+    node: int, shown: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the first node were told as they came."""
+    log_of(tmp_path, node).write_text("two\nthree\n")
+    _show_last_lines(tmp_path, node)
+    told = [json.loads(line)["text"] for line in capsys.readouterr().err.splitlines()]
+    assert shown == told
+
+
+def test_what_is_published_is_not_run_again(tmp_path: Path, snapshot: Snapshot) -> None:
+    """The recipe's link leads to its bundle, and the job is complete."""
+    run = prepared(tiny_recipe(tmp_path), snapshot, tmp_path)
+    Request.load(run.folder).note(run.folder)
+    with publishing(run.bundle, {}):
+        pass
+    launch(run.folder, lambda *_: pytest.fail("it was run"))
+    assert run.bundle == (tmp_path / "bundles" / "tiny").resolve()
+    assert "Complete" == LocalJobs(tmp_path).get(run.name).state
+
+
+@pytest.mark.parametrize("inherited", [True, False])
+def test_a_launcher_ends_with_the_code_of_its_run(
+    inherited: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whether it has the run's lock by a file, or whoever started it holds that."""
+
+    def run(folder: Path) -> None:
+        message = f"{folder.name}: rows are missing"
+        raise DataError(message)
+
+    folder = made(tmp_path)
+    with alone_in(folder), (folder / "lock").open() as lock:
+        given = ["--lock", str(lock.fileno())] if inherited else []
+        monkeypatch.setattr(sys, "argv", ["launch", str(folder), *given])
+        with pytest.raises(SystemExit) as left:
+            adopted(run)
+    assert DataError.exit_code == left.value.code
+    assert f"{folder.name}: rows are missing" in capsys.readouterr().err
+
+
+def test_a_job_that_nothing_ends_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder is a process that the kernel cannot end, or that it does not know."""
+    monkeypatch.setattr(local, "KILL_SECONDS", 0.0)
+    folder = made(tmp_path)
+    with alone_in(folder):
+        _, start, host = (folder / "lock").read_text().split()
+        (folder / "lock").write_text(f"{1 << 30} {start} {host}\n")
+        with pytest.raises(FeastrainError, match="does not end, though it was killed"):
+            LocalJobs(tmp_path).stop(folder.name, grace_seconds=0)
+
+
+def test_a_job_of_the_foreground_is_resumed_there(tmp_path: Path) -> None:
+    """Nothing says what it was asked for; the line has the command."""
+    folder = made(tmp_path)
+    with pytest.raises(UsageError, match="was run in the foreground: `feastrain train tiny`"):
+        LocalJobs(tmp_path).resume(folder.name)
+
+
+def test_a_job_at_work_is_ended_before_it_is_forgotten(tmp_path: Path) -> None:
+    """With its process; what it saved stays, and another job is as it was."""
+    folder, other, jobs = made(tmp_path), made(tmp_path, "other"), LocalJobs(tmp_path)
+    for one in (folder, other):
+        (one / "epoch-0001.safetensors").touch()
+        log_of(one, 0).write_text("one\n")
+    working = "import sys, time\nfrom pathlib import Path\nfrom feastrain.jobs.record import *\n"
+    working += "with alone_in(Path(sys.argv[1])): time.sleep(60)\n"
+    with subprocess.Popen([sys.executable, "-c", working, str(folder)]) as holder:
+        until(lambda: is_held(folder), "a job at work", 30)
+        until(lambda: (folder / "lock").read_text().split()[:1] == [str(holder.pid)], "its holder")
+        jobs.delete(folder.name)
+        assert -signal.SIGTERM == holder.wait(5)
+    assert ["other"] == [job.name for job in jobs.all()]
+    assert ["epoch-0001.safetensors", "lock"] == sorted(path.name for path in folder.iterdir())
+    assert "one" == next(jobs.logs("other"))
+
+
+def test_each_job_is_found_by_its_name(tmp_path: Path) -> None:
+    """Among others, of whatever run."""
+    for name in ("one", "two", "three"):
+        made(tmp_path, name)
+    jobs = LocalJobs(tmp_path)
+    assert ["one", "two", "three"] == [jobs.get(name).name for name in ("one", "two", "three")]
+
+
+@pytest.mark.parametrize(
+    ("told", "lines"), [(None, []), ("one\ntwo\n", ["one", "two"]), ("one\ntw", ["one", "tw"])]
+)
+def test_lines_are_followed_to_their_end(
+    told: str | None, lines: list[str], tmp_path: Path
+) -> None:
+    """Of a job that ended before it said anything, and of one that was cut off in a line."""
+    folder = made(tmp_path)
+    if told is not None:
+        log_of(folder, 0).write_text(told)
+    assert lines == list(LocalJobs(tmp_path).logs(folder.name, follow=True))
+
+
+def test_a_job_that_is_followed_is_told_on_standard_error(
+    tmp_path: Path, snapshot: Snapshot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing more once it is complete and its bundle is there."""
+    run = prepared(tiny_recipe(tmp_path), snapshot, tmp_path)
+    Request.load(run.folder).note(run.folder)
+    log_of(run.folder, 0).write_text("one\ntwo\n")
+    note(run.folder, "Complete")
+    with publishing(run.bundle, {}):
+        pass
+    follow(LocalJobs(tmp_path), run.name, run)
+    assert ("", "one\ntwo\n") == tuple(capsys.readouterr())
 
 
 def _command_of(pid: int) -> str:
@@ -331,6 +486,38 @@ def test_kubeflows_client_is_told_what_is_refused(tmp_path: Path) -> None:
     assert ["feastrain-here"] == [runtime.name for runtime in client.list_runtimes()]
 
 
+def test_kubeflows_client_waits_for_a_job(tmp_path: Path) -> None:
+    """It is looked at again until it is complete; one that stays at work is left to itself."""
+    here = pytest.importorskip("feastrain.jobs.here", reason="the extra `jobs` is not installed")
+    client, folder, seen = here.HereClient(tmp_path), made(tmp_path), []
+
+    def look(job: Any) -> None:
+        seen.append(job.status)
+        note(folder, "Complete")
+
+    with alone_in(folder):
+        note(folder, "Started")
+        with pytest.raises(TimeoutError, match="is Running after 0 s; it goes on"):
+            client.wait_for_job_status(folder.name, timeout=0.02, polling_interval=0.01)
+        done = client.wait_for_job_status(folder.name, polling_interval=0.01, callbacks=[look])
+    assert ("Complete", ["Running", "Complete"]) == (done.status, seen)
+
+
+def test_kubeflows_client_knows_one_runtime(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """This interpreter, with its packages; a job of another is none of its own."""
+    here = pytest.importorskip("feastrain.jobs.here", reason="the extra `jobs` is not installed")
+    client, folder = here.HereClient(tmp_path), made(tmp_path)
+    runtime = client.get_runtime("feastrain-here")
+    assert [folder.name] == [job.name for job in client.list_jobs(runtime)]
+    assert [] == client.list_jobs(replace(runtime, name="torch-distributed"))
+    client.get_runtime_packages(runtime)
+    packages = capsys.readouterr().out.splitlines()
+    assert sorted(packages) == packages
+    assert f"pytest=={pytest.__version__}" in packages
+
+
 @pytest.mark.distributed
 def test_kubeflows_process_backend_trains_and_is_stopped(
     quiet: Path, snapshot: Snapshot, tmp_path: Path, artifacts: Path
@@ -396,6 +583,63 @@ def test_checkpoints_of_all_models_come_out_of_a_container(
     kept = [(run.folder / name).read_text() for name in left]
     assert ["ours", "theirs", "theirs", "theirs", "theirs"] == kept
     assert not (tmp_path / "containers").exists()
+
+
+class Containers:
+    """An adapter of containers of which each is as it is said to be."""
+
+    def __init__(self, *states: tuple[str, int | None]) -> None:
+        self._states = states
+
+    def container_status(self, container: str) -> tuple[str, int | None]:
+        return self._states[int(container)]
+
+    def container_logs(self, container: str, *, follow: bool) -> Iterator[str]:
+        assert follow
+        yield f"the lines of {container}\n"
+
+
+def backend_of(*states: tuple[str, int | None]) -> Any:
+    """Return what of Kubeflow's container backend a run looks at."""
+    found = [
+        {"id": str(node), "labels": {"of/step": f"node-{node}"}} for node in range(len(states))
+    ]
+    return SimpleNamespace(
+        _adapter=Containers(*states), label_prefix="of", _get_job_containers=lambda _: found
+    )
+
+
+def test_containers_that_do_not_follow_a_failed_one_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They had their time; what each said is in its log."""
+    container = pytest.importorskip("feastrain.jobs.container", reason="the extra `jobs` is absent")
+    monkeypatch.setattr(container, "FOLLOW_SECONDS", 0.0)
+    container._watch(backend_of(("exited", 1), ("running", None)), "a job", tmp_path)
+    logs = [log_of(tmp_path, node) for node in (0, 1)]
+    until(lambda: all(log.is_file() and log.read_text() for log in logs), "both logs", 5)
+    assert ["the lines of 0\n", "the lines of 1\n"] == [log.read_text() for log in logs]
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        ({1: 3, 0: 75}, {1: 3, 0: 75}),
+        ({0: 0, 1: 3}, {1: 3}),
+        ({0: 0}, {1: LostRankError.exit_code}),
+        ({}, {1: LostRankError.exit_code}),
+    ],
+)
+def test_ranks_of_containers_failed_with_the_codes_that_they_left(
+    left: dict[int, int], expected: dict[int, int], tmp_path: Path
+) -> None:
+    """In the order in which they ended; a node that left none has lost its rank."""
+    container = pytest.importorskip("feastrain.jobs.container", reason="the extra `jobs` is absent")
+    for second, (rank, code) in enumerate(left.items()):
+        (tmp_path / f"exit.{rank}").write_text(str(code))
+        os.utime(tmp_path / f"exit.{rank}", (second, second))
+    codes = container._codes(backend_of(("exited", 0), ("exited", 1)), "a job", tmp_path)
+    assert list(expected.items()) == list(codes.items())
 
 
 def test_a_rank_in_a_container_leaves_its_exit_code(tmp_path: Path) -> None:

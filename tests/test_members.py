@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from feastrain.dataset.snapshot import Snapshot, write_table
-from feastrain.errors import RecipeError, UsageError
+from feastrain.errors import InterruptedRun, RecipeError, UsageError
 from feastrain.evaluation.explain import networks
 from feastrain.evaluation.forecasts import FILE, Forecasts, forecast_origin
 from feastrain.jobs.train import train
@@ -28,7 +28,11 @@ from feastrain.models.network import Network
 from feastrain.models.over_baseline import OverBaseline
 from feastrain.models.trees import Trees, forecast_with_trees
 from feastrain.recipe import BaselineModel, load_recipe
+from feastrain.training.boosting import Boosting
+from feastrain.training.distributed import Ranks
 from feastrain.training.encoding import Labelled, Part, fit_encoder
+from feastrain.training.observer import Boosted, Observer
+from feastrain.training.shutdown import StopRequest
 from gangs import launcher, started, until
 from tiny_snapshot import MLP, START, TEST_WEEK, TFT, tiny_recipe, tiny_snapshot
 
@@ -56,6 +60,27 @@ def run(tmp_path_factory: pytest.TempPathFactory, snapshot: Snapshot) -> Path:
 @pytest.fixture(scope="module")
 def bundle(run: Path) -> Bundle:
     return load_bundle((run / "bundles" / "tiny").resolve())
+
+
+def test_boosters_that_are_done_stay_when_a_run_is_asked_to_stop(
+    snapshot: Snapshot, tmp_path: Path
+) -> None:
+    """The one that is being fitted is left, and the run goes on with it."""
+    recipe = load_recipe(tiny_recipe(tmp_path, model=TREES, training="processes: 1"))
+    stop, seen = StopRequest(), []
+
+    class Impatient:
+        def see(self, event: Boosted) -> None:
+            seen.append(event.booster)
+            stop.received = event.booster == 2 and seen.count(2) == 1
+
+    here = Ranks(0, 1, torch.device("cpu"))
+    boosting = Boosting(recipe, snapshot, tmp_path, here, stop, Observer(1, [Impatient()]))
+    with pytest.raises(InterruptedRun, match="asked to stop while boosters were fitted; the same"):
+        boosting.fit()
+    assert 1 == len(list(tmp_path.glob("trees-*")))
+    stop.received = False
+    assert len(recipe.model.quantiles) == len(boosting.fit().boosters)
 
 
 def _forecast(bundle: Bundle, snapshot: Snapshot) -> np.ndarray:

@@ -1,18 +1,27 @@
 """The routes of the planner's page: what they answer, refuse, and keep when the store is away."""
 
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fakes import AppClient, FakeSource
+from fakes import AppClient, FakeBundle, FakeSource, fake_labels, fake_recipe
 from feastrain.artifacts import publishing, write_json
 from feastrain.errors import FeastrainError
+from feastrain.recipe import recipe_of
+from feastrain.serving import what_if
 from feastrain.serving.api import create_app
-from feastrain.serving.evidence import newest_evidence
+from feastrain.serving.evidence import Evidence, newest_evidence
+from feastrain.serving.forecaster import Forecaster
+from feastrain.serving.history import History
+from feastrain.serving.panel import label_panel
+from feastrain.serving.what_if import Change, ImplausibleError
 from feastrain.settings import Settings
 from planner_facts import LEVELS, evidence, served
 
@@ -133,30 +142,104 @@ def test_without_a_backtest_there_are_no_figures() -> None:
     assert scores == {"recipe": "fake", "figures": None, "by_step": []}
 
 
+def publish(
+    made: Evidence, artifacts: Path, name: str, recipe: str, system: str = "mlp", origins: int = 1
+) -> None:
+    """Publish a backtest of a recipe, with the origin and the bundle that it is of."""
+    lineage = {"snapshot": "5a5a5a5a5a5a5a5a", "recipe": {**fake_recipe(), "name": recipe}}
+    with publishing(artifacts / "bundles" / name, {}) as scratch:
+        write_json(scratch / "lineage.json", lineage)
+    with publishing(artifacts / "origins" / name, {"bundle": name}):
+        pass
+    manifest = {
+        "forecasts": [name] * origins,
+        "scores": [{**made.entry, "system": system}],
+        "systems": {system: list(made.levels), "seasonal-naive": []},
+    }
+    with publishing(artifacts / "backtests" / name, manifest) as scratch:
+        pq.write_table(made.table, scratch / "forecasts.parquet")
+
+
 def test_the_newest_backtest_of_the_recipe_is_found(tmp_path: Path) -> None:
     """One of another recipe is passed over, though it is newer."""
     forecaster, _, history = served(LEVELS)
     made = evidence(forecaster, history)
     assert newest_evidence(tmp_path, made.recipe) is None
-    for name, recipe in (("mine", "fake"), ("other", "another")):
-        lineage: dict[str, Any] = {**forecaster.bundle.lineage}
-        lineage["recipe"] = {**lineage["recipe"], "name": recipe}
-        with publishing(tmp_path / "bundles" / name, {}) as scratch:
-            write_json(scratch / "lineage.json", lineage)
-        with publishing(tmp_path / "origins" / name, {"bundle": name}):
-            pass
-        manifest = {
-            "forecasts": [name],
-            "scores": [made.entry],
-            "systems": {"mlp": list(made.levels), "seasonal-naive": []},
-        }
-        with publishing(tmp_path / "backtests" / name, manifest) as scratch:
-            pq.write_table(made.table, scratch / "forecasts.parquet")
+    publish(made, tmp_path, "mine", "fake")
+    publish(made, tmp_path, "other", "another")
     found = newest_evidence(tmp_path, made.recipe)
     assert found is not None
     assert found.name == "mine"
     assert found.figures() == {**made.figures(), "backtest": "mine"}
     assert found.of((1, "b")) == made.of((1, "b"))
+
+
+@pytest.mark.parametrize("gone", ["origins/mine", "bundles/mine"])
+def test_a_backtest_whose_bundle_is_gone_is_nobodys(tmp_path: Path, gone: str) -> None:
+    """Nothing else says which recipe it is of, so it is shown for none."""
+    forecaster, _, history = served(LEVELS)
+    made = evidence(forecaster, history)
+    publish(made, tmp_path, "mine", "fake")
+    assert newest_evidence(tmp_path, made.recipe) is not None
+    shutil.rmtree(tmp_path / gone)
+    assert newest_evidence(tmp_path, made.recipe) is None
+
+
+@pytest.mark.parametrize("other", [{"system": "trees"}, {"origins": 0}])
+def test_a_backtest_of_another_model_or_of_no_origin_is_not_shown(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """The recipe's figures are those of the model that it has now."""
+    forecaster, _, history = served(LEVELS)
+    made = evidence(forecaster, history)
+    publish(made, tmp_path, "mine", "fake", **other)
+    assert newest_evidence(tmp_path, made.recipe) is None
+
+
+def test_a_history_without_labels_is_an_empty_panel() -> None:
+    """It has no periods and no events, and its arrays have no cells."""
+    history = History(fake_labels(LEVELS).slice(0, 0), ("site", "item"))
+    panel = label_panel(history, recipe_of(FakeBundle().lineage))
+    assert ((), ()) == (panel.periods, panel.events)
+    assert (0, 0) == panel.label_SP.shape == panel.event_SP.shape
+
+
+def test_a_young_history_has_no_last_year() -> None:
+    """What lies before its first period is said to be unknown."""
+    forecaster, _, _ = served(LEVELS)
+    history = History(fake_labels(LEVELS, periods=20), ("site", "item"))
+    client = AppClient(create_app(forecaster, history, Settings()))
+    steps = client.get("/v1/outlook/series", params=B).json()["steps"]
+    assert [None] * 4 == [step["last_year"] for step in steps]
+
+
+@dataclass
+class EventlessBundle(FakeBundle):
+    """Its recipe names no event."""
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        return {"snapshot": "5a5a5a5a5a5a5a5a", "recipe": fake_recipe(event=None)}
+
+
+def test_without_a_named_event_no_period_is_special() -> None:
+    """The forecast is there all the same."""
+    bundle = EventlessBundle()
+    forecaster = Forecaster(bundle, FakeSource(dict(LEVELS), bundle))
+    history = History(fake_labels(LEVELS), ("site", "item"))
+    client = AppClient(create_app(forecaster, history, Settings()))
+    steps = client.get("/v1/outlook/series", params=B).json()["steps"]
+    assert [(101.0, ""), (102.0, ""), (103.0, ""), (104.0, "")] == [
+        (step["quantiles"]["0.5"], step["event"]) for step in steps
+    ]
+
+
+@pytest.mark.parametrize("page", ["outlook/series", "what-if"])
+def test_a_series_that_is_not_there_is_named(client: AppClient, page: str) -> None:
+    """One line says which, and where all are listed."""
+    answer = client.get(f"/v1/{page}", params={"site": 9, "item": "b"})
+    told = "no series site=9, item=b; GET /v1/series lists every series"
+    assert (404, told) == (answer.status_code, answer.json()["error"])
 
 
 def test_a_what_if_changes_the_period_asked_about(client: AppClient) -> None:
@@ -205,3 +288,92 @@ def test_what_is_shuffled_moves_the_forecast(client: AppClient) -> None:
     assert list(told) == ["level", "holiday"]
     assert told["level"] > told["holiday"] > 0
     assert client.get("/v1/drivers").content == first.content
+
+
+def test_what_is_not_shuffled_in_time_is_left_out(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named, so that nobody takes it for a feature that moves nothing."""
+    monkeypatch.setattr(what_if, "SHUFFLE_SECONDS", -1.0)
+    told = client.get("/v1/drivers").json()
+    assert ([], ["level", "holiday"]) == (told["features"], told["left_out"])
+
+
+class PlanSource(FakeSource):
+    """Knows ahead what a shop plans: whether it opens, its staff, prices and weights."""
+
+    def _known(self, series: pa.Table) -> pa.Table:
+        known = super()._known(series)
+        planned = {
+            "opens": pa.array([True] * len(known)),
+            "staff": pa.array([3] * len(known), pa.int8()),
+            "price": pa.array([2.5] * len(known)),
+            "weight": pa.array([0.5] * len(known), pa.float32()),
+        }
+        for name, column in planned.items():
+            known = known.append_column(name, column)
+        return known
+
+
+@pytest.fixture
+def planned() -> tuple[Forecaster, Any]:
+    """A forecaster that reads numbers and a flag ahead, and what it holds of one series."""
+    bundle = FakeBundle(known_ahead=("holiday", "opens", "staff", "price", "weight"))
+    forecaster = Forecaster(bundle, PlanSource(dict(LEVELS), bundle))
+    return forecaster, what_if.hold(forecaster, pa.table({"site": [1], "item": ["b"]}))
+
+
+def test_each_thing_known_ahead_tells_its_kind(planned: tuple[Forecaster, Any]) -> None:
+    """Text alone has options to choose from."""
+    told = what_if.changeable(*planned, ("Labor Day",))
+    kinds = {one["feature"]: (one["kind"], one["values"][0], one["options"]) for one in told}
+    expected = {
+        "holiday": ("text", "", ["", "Labor Day", "Thanksgiving"]),
+        "opens": ("flag", True, []),
+        "staff": ("number", 3, []),
+        "price": ("number", 2.5, []),
+        "weight": ("number", 0.5, []),
+    }
+    assert expected == kinds
+
+
+@pytest.mark.parametrize(
+    ("feature", "value", "expected"),
+    [
+        ("opens", False, False),
+        ("staff", 4.0, 4),
+        ("staff", 127, 127),
+        ("price", 2**53 + 1, 2.0**53),
+    ],
+)
+def test_a_changed_value_is_held_as_its_column_is(
+    planned: tuple[Forecaster, Any], feature: str, value: Any, expected: Any
+) -> None:
+    """A whole number that came as a fraction is one."""
+    changed = what_if.change(*planned, [Change(2, feature, value)])
+    steps, values = (changed.known[name].to_pylist() for name in ("step", feature))
+    held = dict(zip(steps, values, strict=True))
+    assert (planned[1].known[feature][0].as_py(), expected) == (held[1], held[2])
+    assert planned[1].known.schema == changed.known.schema
+
+
+@pytest.mark.parametrize(
+    ("feature", "value", "kind"),
+    [
+        ("opens", 1, "flag"),
+        ("staff", True, "number"),
+        ("staff", 2.5, "number"),
+        ("staff", 128, "number"),
+        ("staff", -129, "number"),
+        ("price", 10**400, "number"),
+        ("weight", 1e39, "number"),
+        ("price", "free", "number"),
+        ("price", None, "number"),
+    ],
+)
+def test_a_value_that_its_column_cannot_hold_is_refused(
+    planned: tuple[Forecaster, Any], feature: str, value: Any, kind: str
+) -> None:
+    """One line names the feature, the step and what was given."""
+    with pytest.raises(ImplausibleError, match=f"^{feature} at step 2 is a {kind}; .* is none$"):
+        what_if.change(*planned, [Change(2, feature, value)])

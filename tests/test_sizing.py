@@ -107,6 +107,19 @@ def test_never_below_what_a_run_needed(mlp: Recipe, ratio: float) -> None:
     assert measured.peak_bytes * HEADROOM == pytest.approx(asked, rel=1e-6)
 
 
+def test_fitting_again_needs_room_for_the_rows_of_embargoes(mlp: Recipe) -> None:
+    """Those between the parts are known by then; there are no more than all rows."""
+
+    def bytes_of_rows(embargo: int, *, refit: bool) -> int:
+        recipe = with_values(mlp, {"training.refit": refit})
+        split = recipe.split.model_copy(update={"embargo": embargo, "validation_cutoffs": 100})
+        return need_of_rank(tiny_rows(), recipe.model_copy(update={"split": split})).rows
+
+    again = [bytes_of_rows(embargo, refit=True) for embargo in (3, 30, 50, 1000)]
+    assert again[0] < again[1] < again[2] == again[3]
+    assert bytes_of_rows(3, refit=False) == bytes_of_rows(1000, refit=False) < again[0]
+
+
 def test_a_small_run_says_nothing_good_of_a_large_one(mlp: Recipe) -> None:
     """It may raise what is asked for, but lowers it for a run about as large alone."""
     expected = need_of_rank(tiny_rows(), mlp).expected

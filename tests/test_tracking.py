@@ -1,7 +1,9 @@
 """A training run in MLflow's store and in Kubeflow's TrainJob status."""
 
+import importlib.util
 import json
 import os
+import shutil
 import ssl
 import threading
 import time
@@ -17,13 +19,13 @@ from mlflow.tracking import MlflowClient
 from certificates import make_certificate
 from fakes import FakeTrainJob
 from feastrain.artifacts import write_json
-from feastrain.errors import InterruptedRun
+from feastrain.errors import InterruptedRun, UsageError
 from feastrain.recipe import load_recipe
 from feastrain.settings import Settings, without_password
 from feastrain.telemetry import Stage
 from feastrain.training.observer import About, End, Epoch, Step
 from feastrain.training.tracking import MlflowRun
-from feastrain.training.trainjob import TrainJobProgress
+from feastrain.training.trainjob import TrainJobProgress, trainjob_progress
 from feastrain.training.watching import watching
 from tiny_snapshot import tiny_recipe, tiny_snapshot
 
@@ -106,6 +108,48 @@ def test_mlflow_run_that_was_deleted_is_begun_anew(about: About, store: str) -> 
     MlflowRun(about, store).see(End("finished"))
     (second,) = _runs(store)
     assert first.info.run_id != second.info.run_id
+
+
+def test_mlflow_run_that_is_gone_is_begun_anew(about: About, store: str) -> None:
+    """A store that was emptied meanwhile, not only a run that can be restored."""
+    MlflowRun(about, store).see(End("interrupted"))
+    (first,) = _runs(store)
+    shutil.rmtree(Path(first.info.artifact_uri.removeprefix("file://")).parent)
+    MlflowRun(about, store).see(End("finished"))
+    (second,) = _runs(store)
+    assert "FINISHED" == second.info.status
+    assert first.info.run_id != second.info.run_id
+
+
+def test_another_server_is_told_of_a_run_of_its_own(about: About, store: str) -> None:
+    """A number that the earlier one gave says nothing there."""
+    MlflowRun(about, store).see(End("interrupted"))
+    (first,) = _runs(store)
+    elsewhere = {"uri": "http://elsewhere", "run_id": first.info.run_id}
+    write_json(about.folder / "mlflow.json", elsewhere)
+    MlflowRun(about, store).see(End("finished"))
+    assert ["FINISHED", "KILLED"] == sorted(run.info.status for run in _runs(store))
+
+
+def test_an_mlflow_run_that_cannot_be_asked_for_is_not_replaced(
+    about: About, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever else MLflow says of it is one warning, and no second record is begun."""
+    write_json(about.folder / "mlflow.json", {"uri": store, "run_id": "no/run"})
+    MlflowRun(about, store).see(End("interrupted"))
+    assert "'run_id' supplied.); its record there is incomplete" in capsys.readouterr().err
+    assert MlflowClient(store).get_experiment_by_name("tiny") is None
+
+
+def test_what_is_not_installed_is_said(
+    about: About, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow was asked for by a setting, so there is no run without; Kubeflow's is told of."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"MLflow is not installed: pip install 'feastrain\[mlf"):
+        MlflowRun(about, "http://127.0.0.1:1")
+    assert [] == list(trainjob_progress())
+    assert "Kubeflow is not told of the progress: pip install" in capsys.readouterr().err
 
 
 def test_dead_server_costs_two_warnings(

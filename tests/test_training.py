@@ -21,6 +21,7 @@ from feastrain.jobs.train import train
 from feastrain.models.bundle import load_bundle
 from feastrain.recipe import Training
 from feastrain.training.loop import learning_rate
+from feastrain.training.shutdown import StopRequest
 from tiny_snapshot import tiny_recipe, tiny_snapshot
 
 EPOCHS = 40
@@ -195,6 +196,21 @@ def test_worker_leaves_when_its_launcher_is_gone(tmp_path: Path) -> None:
         command += [f"--{name}", str(tmp_path / name)]
     assert 1 == subprocess.run(command, check=False).returncode
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_second_signal_does_what_it_does_by_default() -> None:
+    """The first one is noted; a process that was asked twice is not held up by it any more."""
+    request = StopRequest()
+    before = signal.signal(signal.SIGURG, request)  # which ends no process
+    try:
+        handlers = []
+        for _ in range(2):
+            signal.raise_signal(signal.SIGURG)
+            assert request.received
+            handlers.append(signal.getsignal(signal.SIGURG))
+    finally:
+        signal.signal(signal.SIGURG, before)
+    assert [request, signal.SIG_DFL] == handlers
 
 
 def test_learning_rate_rises_then_falls_to_nearly_nothing() -> None:

@@ -4,10 +4,13 @@ import json
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from contextlib import AbstractContextManager, suppress
+from http import HTTPStatus
 from itertools import count
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -33,6 +36,7 @@ from feastrain.training.metrics import BOUNDS, LastWord, Metrics, Seconds
 from feastrain.training.observer import (
     REFRESH_SECONDS,
     About,
+    Boosted,
     End,
     Epoch,
     Observer,
@@ -40,10 +44,11 @@ from feastrain.training.observer import (
     Saved,
     Step,
 )
-from feastrain.training.port import CONNECTIONS, answering
+from feastrain.training.port import CONNECTIONS, Answer, answering
 from feastrain.training.probes import probes_of
 from feastrain.training.progression import Progression
 from feastrain.training.watching import watching
+from gangs import until
 from test_training import LAUNCH
 from tiny_snapshot import tiny_recipe, tiny_snapshot
 
@@ -206,6 +211,16 @@ def test_ready_after_a_step_and_alive_while_steps_end(about: About) -> None:
         assert 404 == _get(port, "/secrets")[0]
 
 
+def test_rounds_of_a_booster_are_as_good_as_steps(about: About) -> None:
+    """A run that fits trees is ready after the first of them, and alive while they come."""
+    clock = Clock()
+    metrics = Metrics(about, heartbeat_seconds=30.0, clock=clock)
+    clock.now += 31
+    assert (False, 31.0) == (metrics.stepping, metrics.stalled_seconds)
+    metrics.see(Boosted(1, 9, 10, 60))
+    assert (True, None) == (metrics.stepping, metrics.stalled_seconds)
+
+
 def test_the_kubelet_hears_what_rank_0_says(
     about: About, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,6 +251,56 @@ def test_idle_connections_are_bounded_and_the_port_is_given_back(about: About) -
                 connection.close()
     with pytest.raises(URLError):
         _get(port, "/metrics")
+
+
+def _idle() -> bool:
+    """Whether no thread of a port is at an answer."""
+    return not any("process_request_thread" in thread.name for thread in threading.enumerate())
+
+
+def test_a_client_that_goes_away_is_no_concern_of_the_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its connection is reset while it is answered; nothing is said, and the next is answered."""
+    asked, gone, port = threading.Event(), threading.Event(), _free_port()
+
+    def answer(_: str) -> Answer:
+        asked.set()
+        assert gone.wait(20)
+        return Answer(HTTPStatus.OK, bytes(1 << 20))
+
+    with answering(answer, "127.0.0.1", port, "FEASTRAIN_METRICS_PORT"):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert asked.wait(20)
+        gone.set()
+        until(_idle, "the end of the answer", 20)
+        assert "" == capsys.readouterr().err
+        assert 1 << 20 == len(_get(port, "/")[1])
+
+
+def test_an_answer_that_breaks_is_shown_with_its_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is an error of ours; the client hears nothing, and the run goes on."""
+    port = _free_port()
+    with answering(lambda path: 1 // len(path[1:]), "127.0.0.1", port, "FEASTRAIN_METRICS_PORT"):
+        with pytest.raises((URLError, ConnectionError)):
+            _get(port, "/")
+        until(_idle, "the end of the answer", 20)
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_each_port_is_opened_for_itself(about: About) -> None:
+    """Prometheus's and OpenShift's, with no gateway to push to."""
+    ports = _free_port(), _free_port()
+    settings = Settings(metrics_port=ports[0], progress_port=ports[1])
+    with watching(about, settings, Stage("fit"), leads=True) as observer:
+        observer.on_epoch_start(1, 64)
+        observer.on_step(1, 1, 0.5, 1.0)
+        assert 64.0 == _samples(_get(ports[0], "/metrics")[1])["feastrain_training_rows_total"]
+        assert 0.5 == json.loads(_get(ports[1], "/metrics")[1])["trainMetrics"]["loss"]
 
 
 def test_taken_port_is_one_line(about: About) -> None:

@@ -1,5 +1,6 @@
 """The search for a recipe's values: trials are compared, and outlive a kill."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from feastrain.dataset.snapshot import Snapshot
-from feastrain.errors import RecipeError
+from feastrain.errors import RecipeError, UsageError
 from feastrain.recipe import load_recipe, with_values
 from feastrain.settings import Settings
 from feastrain.training.tuning import BEST, Tuned, tune
@@ -81,6 +82,37 @@ def test_a_trial_that_diverges_is_told_and_the_search_goes_on(
     outcomes = {trial.values["training.learning_rate"]: trial.outcome for trial in tuned.trials}
     assert {0.01: "finished", 1e30: "failed"} == outcomes
     assert "failed" == tuned.trials[-1].outcome
+
+
+def test_a_search_in_which_nothing_can_be_fitted_has_no_recipe(
+    snapshot: Snapshot, tmp_path: Path
+) -> None:
+    """One line says where its trials are; the recipe's own value was not to be tried."""
+    space = "tune: {training.learning_rate: {low: 1.0e+29, high: 1.0e+30}}"
+    with pytest.raises(UsageError, match=r"none of 1 trials could be fitted; see .* widen `tune`"):
+        searched(tmp_path, snapshot, space, trials=1, epochs=1)
+    assert [] == list(tmp_path.glob(f"studies/*/{BEST}"))
+
+
+def test_values_that_were_tried_before_are_not_fitted_again(
+    snapshot: Snapshot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With two values to choose from, three trials make two bundles at most, each fitted once."""
+    space = "tune: {training.learning_rate: {choices: [0.01, 0.02]}}"
+    tuned = searched(tmp_path, snapshot, space, trials=3, epochs=1)
+    tried = {(trial.values["training.learning_rate"], trial.wmae) for trial in tuned.trials}
+    assert 3 == len(tuned.trials)
+    assert len(tried) == len(list(tmp_path.glob("bundles/*"))) <= 2
+    assert len(tried) == capsys.readouterr().err.count('"stage": "fit"')
+
+
+def test_a_search_without_optuna_is_refused(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line says what to install."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"Optuna is not installed: pip install 'feastrain\[tun"):
+        searched(tmp_path, snapshot, SPACE, trials=1)
 
 
 DRIVER = """

@@ -177,17 +177,15 @@ def _that_fits(
     room = queue.memory_bytes - AGENT
     tried = list(_smaller(recipe))
     need = need_of_rank(rows, tried[-1])
-    if need.asked * factor <= room:
-        for asked in tried:
-            need = need_of_rank(rows, asked)
-            if need.asked * factor <= room:
-                return asked, need
-    message = (
-        f"recipe {recipe.name!r} needs {_bytes(AGENT + need.asked * factor)} of memory for one "
-        f"process, {_bytes(need.rows * factor)} of it for {rows.every:,} rows, and a node of the "
-        f"queue has {_bytes(queue.memory_bytes)}; take a queue with more, or fewer rows"
-    )
-    raise UsageError(message)
+    if need.asked * factor > room:
+        message = (
+            f"recipe {recipe.name!r} needs {_bytes(AGENT + need.asked * factor)} of memory for one "
+            f"process, {_bytes(need.rows * factor)} of it for {rows.every:,} rows, and a node of "
+            f"the queue has {_bytes(queue.memory_bytes)}; take a queue with more, or fewer rows"
+        )
+        raise UsageError(message)
+    needs = ((asked, need_of_rank(rows, asked)) for asked in tried)
+    return next((asked, need) for asked, need in needs if need.asked * factor <= room)
 
 
 def _smaller(recipe: Recipe) -> Iterator[Recipe]:

@@ -130,9 +130,8 @@ def _shuffles(forecaster: Forecaster, held: OnlineRows, generator: np.random.Gen
 def _shuffled(table: pa.Table, names: list[str], generator: np.random.Generator) -> pa.Table:
     order = pa.array(generator.permutation(len(table)))
     for name in names:
-        if name in table.column_names:
-            place = table.column_names.index(name)
-            table = table.set_column(place, name, table[name].take(order))
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, table[name].take(order))
     return table
 
 
@@ -157,7 +156,11 @@ def _fitting(asked: Change, kind: pa.DataType) -> Any:
         fits = (
             value == int(cast("float", value)) and limits.min <= cast("float", value) <= limits.max
         )
+    elif fits and pa.types.is_floating(kind):
+        fits = abs(cast("float", value)) <= float(np.finfo(kind.to_pandas_dtype()).max)
     if not fits:
         message = f"{asked.feature} at step {asked.step} is a {wanted}; {value!r} is none"
         raise ImplausibleError(message)
-    return int(cast("float", value)) if pa.types.is_integer(kind) else value
+    if wanted == "number":
+        return (int if pa.types.is_integer(kind) else float)(cast("float", value))
+    return value

@@ -189,8 +189,8 @@ class Fit:
         """
         state = earlier.state
         self.model.load_state_dict(earlier.part("weights"))
-        if earlier.best:
-            self.best_weights = earlier.best
+        assert earlier.best is not None
+        self.best_weights = earlier.best
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in earlier.part("optimizer").items():
             index, _, moment = name.partition(".")

@@ -1,4 +1,4 @@
-"""The server of the manifests as podman plays it: an image, a project, stores of its own."""
+"""The images as podman runs them: the server of the manifests, and the chain where one trains."""
 
 import http.client
 import json
@@ -39,10 +39,17 @@ def logs() -> str:
     return done.stdout + done.stderr
 
 
-def deployment() -> dict[str, Any]:
-    """Return the manifest; skips where its image cannot be run."""
+def require(image: str, target: str) -> None:
+    """Skip where an image cannot be run."""
     if shutil.which("podman") is None:
         pytest.skip("podman is not installed")
+    if subprocess.run(["podman", "image", "exists", image], check=False).returncode:
+        build = f"podman build -f deploy/Containerfile --target {target} -t {image} ."
+        pytest.skip(f"no {image}: {build}")
+
+
+def deployment() -> dict[str, Any]:
+    """Return the manifest; skips where its image cannot be run."""
     try:
         things = yaml.safe_load_all(render_overlay("dev"))
     except UsageError as error:
@@ -51,9 +58,7 @@ def deployment() -> dict[str, Any]:
         one for one in things if (one["kind"], one["metadata"]["name"]) == ("Deployment", "serve")
     )
     (container,) = serve["spec"]["template"]["spec"]["containers"]
-    image = container["image"]
-    if subprocess.run(["podman", "image", "exists", image], check=False).returncode:
-        pytest.skip(f"no {image}: podman build -f deploy/Containerfile --target serve -t {image} .")
+    require(container["image"], "serve")
     found: dict[str, Any] = serve
     return found
 
@@ -144,3 +149,16 @@ def test_the_server_of_the_manifests_forecasts(played: tuple[int, Path], demand:
     assert {"Uid:\t1000\t1000\t1000\t1000", "NoNewPrivs:\t1", "CapEff:\t0000000000000000"} <= {
         *process.splitlines()
     }
+
+
+@pytest.mark.walk
+def test_the_image_that_trains_runs_the_chain() -> None:
+    """From raw tables to forecasts, as the same user, with one folder for what it makes."""
+    image = "ghcr.io/feastrain/train-cpu:0.1.0"
+    require(image, "train-cpu")
+    told = podman(
+        "run", "--rm", "--network", "host", "--read-only", "--user", "1000:0", "--cap-drop", "all",
+        "--security-opt", "no-new-privileges", "--tmpfs", "/tmp:rw,size=4g,mode=1777", image,
+        "demo", "/tmp/demand", "--recipe", "smoke", "--no-serve", "--json",
+    )  # fmt: skip
+    assert json.loads(told)["forecasts"].startswith("/tmp/demand/artifacts/forecasts/")

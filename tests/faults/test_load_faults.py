@@ -164,14 +164,16 @@ def test_a_soak_leaks_nothing(
     full = asyncio.run(served.crowd(CLIENTS, 5))
     rate = 0.7 * full.statuses[200] / 5
     asyncio.run(served.crowd(CLIENTS, 5, rate))
-    held, failed = [], 0
+    held, told = [], Crowd()
+    statuses: Counter[int | str] = Counter()
     for _ in range(9):
         told = asyncio.run(served.crowd(CLIENTS, lasts / 9, rate))
-        failed += told.statuses.total() - told.statuses[200]
+        statuses += told.statuses
         held.append(served.held())
+    failed = statuses.total() - statuses[200]
     first, last = held[:3], held[-3:]
     grown = median(rss for rss, _ in last) / median(rss for rss, _ in first) - 1
     opened = median(fds for _, fds in last) - median(fds for _, fds in first)
     wrong = {"failed": failed, "memory grown by %": round(grown * 100), "files": int(opened)}
     outcome.add(wrong, {"p99": told.p99()}, survived=failed == 0 and grown < 0.05 and opened <= 1)
-    assert outcome.times == outcome.survived, outcome
+    assert outcome.times == outcome.survived, (outcome, statuses)

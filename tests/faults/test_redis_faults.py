@@ -158,6 +158,7 @@ def once(
 
 
 def p99(client: Client, start: float, end: float) -> float:
-    """Return how long 99 of 100 calls took at most, of those that began in a phase."""
-    took = [seconds for began, seconds in client.seconds if start <= began < end]
-    return float(np.percentile(took, 99)) if took else float("inf")
+    """Return how long 99 of 100 calls took at most, of those that were under way in a phase."""
+    calls = client.seconds
+    took = [seconds for began, seconds in calls if began < end and began + seconds > start]
+    return float(np.percentile(took, 99))

@@ -81,8 +81,9 @@ class Shop:
         self.write(store)
 
     def close(self) -> None:
-        """Let go of all connections."""
-        for store in self._opened:
+        """Let go of all connections; clients that are asked for later have others."""
+        while self._opened:
+            store = self._opened.pop()
             online = online_store_of(store)
             assert online is not None
             online.close()

@@ -121,6 +121,7 @@ def once(
     cluster.settle()
     with cluster.connect(cluster.primary() or 0) as connection:
         lost, twice = shop.lost(connection)
+    shop.close()
     broke = {client.name: client.broke[:1] for client in clients if client.broke}
     outcome.add(
         {"lost": lost, "written twice": twice, "stale reads": len(shop.stale)},

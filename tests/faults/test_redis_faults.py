@@ -106,7 +106,6 @@ def test_redis_fails(
             shop.fill(connection)
             for _ in range(times):
                 once(group, shop, fault, link, outcome, connection)
-        shop.close()
     assert outcome.times == outcome.survived
     assert {"requests failed": 0, "wrong values": 0, "lost": 0} == outcome.wrong
 
@@ -155,6 +154,7 @@ def once(
         survived=not any(wrong.values()) and len(reader.went_well) > 10,
     )
     shop.stale.clear()
+    shop.close()
 
 
 def p99(client: Client, start: float, end: float) -> float:

@@ -103,6 +103,22 @@ def test_no_request_fails_while_a_server_drains(tmp_path: Path, workers: int) ->
     assert seconds < 20
 
 
+def test_an_idle_connection_is_the_clients_to_close(tmp_path: Path) -> None:
+    """Clients keep one for 5 s, proxies for 60: closed sooner, it resets who asks just then."""
+    with server(tmp_path) as served:
+        served.wait_until_live()
+        limits = httpx.Limits(keepalive_expiry=60)
+        with httpx.Client(base_url=served.url, limits=limits) as client:
+            used = []
+            for pause in (6.0, 0.0):
+                answer = client.get("/healthz/live")
+                assert 200 == answer.status_code
+                stream = answer.extensions["network_stream"]
+                used.append(stream.get_extra_info("client_addr"))
+                time.sleep(pause)
+    assert used[0] == used[1]
+
+
 def test_a_connection_that_was_accepted_last_is_answered(tmp_path: Path) -> None:
     """Though its request comes when no other connection can be opened any more."""
     with server(tmp_path, drain_notice_seconds=0.5) as served:

@@ -38,11 +38,10 @@ if TYPE_CHECKING:
 RENEWAL_TICKS = 10
 """Tenths of a second between two looks at the certificate's files."""
 IDLE_SECONDS = 75
-"""How long a connection may be idle: longer than proxies and clients keep one, so that they end it.
+"""How long a connection may be idle before it is closed.
 
-Whoever is asked as late as it would have closed the connection resets it, and the request is lost:
-with uvicorn's 5 s, as many as clients of httpx keep one, 3 of 442,460 were. (nginx and load
-balancers of clouds: 60 s.)
+Longer than clients (httpx: 5 s) and proxies (nginx and load balancers of clouds: 60 s) keep one:
+a request that is sent just when the server closes is reset.
 """
 LAST_WORDS_SECONDS = 0.5
 """How long a connection that was accepted at the very end has to send its request."""

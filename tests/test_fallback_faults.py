@@ -180,6 +180,17 @@ def test_a_redis_that_comes_back_with_older_rows_is_not_believed(
     until_closed(reader, 1)
 
 
+def test_a_late_event_is_not_the_last_where_redis_dropped_the_last(
+    store: FeatureStore, reader: Reader, redis: Redis
+) -> None:
+    """What is written after a later event of the same entity is not read, from either store."""
+    push(store, 5)
+    redis.client().flushall()
+    push(store, 3)
+    assert {5} == reader.units()
+    assert {"primary": COUNT, "fallback": 0} == dict(reader.answered)
+
+
 def test_a_write_that_a_paused_redis_missed_is_read_after_it_goes_on(
     store: FeatureStore, reader: Reader, redis: Redis
 ) -> None:

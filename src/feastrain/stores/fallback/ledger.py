@@ -68,6 +68,7 @@ class Written:
     token: int
     generation: Generation
     rows: list[bytes]
+    """What the store has of the keys now: a later row where there was one."""
 
 
 class Ledger(ABC):
@@ -102,8 +103,8 @@ class Ledger(ABC):
         """Return the keys that `table` has, and their rows."""
 
     @abstractmethod
-    def upsert(self, run: Any, table: str, entries: Iterable[tuple[bytes, int, bytes]]) -> None:
-        """Write rows (key, event in microseconds, row), but over later ones."""
+    def upsert(self, run: Any, table: str, entries: Iterable[tuple[bytes, int, bytes]]) -> int:
+        """Write rows (key, event in microseconds, row), but over later ones; return how many."""
 
     @abstractmethod
     def create_table(self, run: Any, table: str) -> None:
@@ -189,7 +190,7 @@ class Ledger(ABC):
                 )
             rows = packed.rows(version)
             events = packed.heads["event"].tolist()
-            self.upsert(run, table, zip(keys, events, rows, strict=True))
+            taken = self.upsert(run, table, zip(keys, events, rows, strict=True))
             if chunk is not None:
                 run.execute(
                     self._sql(
@@ -198,6 +199,9 @@ class Ledger(ABC):
                     ),
                     (table, chunk.number, chunk.digest),
                 )
+        if taken < len(keys):  # a primary that lost the later rows would take these for the last
+            stored = dict(self.fetch(table, keys))
+            rows = [stored.get(key, b"") for key in keys]
         return Written(token, Generation(generation, owner.encode()), rows)
 
     def settle(

@@ -159,8 +159,8 @@ class PostgresLedger(Ledger):
         run: psycopg.Connection[Any],
         table: str,
         entries: Iterable[tuple[bytes, int, bytes]],
-    ) -> None:
-        """Write rows (key, event in microseconds, row), but over later ones."""
+    ) -> int:
+        """Write rows (key, event in microseconds, row), but over later ones; return how many."""
         run.execute(
             "CREATE TEMPORARY TABLE feastrain_incoming"
             " (entity_key bytea, event bigint, packed bytea) ON COMMIT DROP"
@@ -170,12 +170,13 @@ class PostgresLedger(Ledger):
             for block in _blocks(entries):
                 stream.write(block)
         name = self.quoted(table)
-        run.execute(
+        written = run.execute(
             f"INSERT INTO {name} AS kept SELECT * FROM feastrain_incoming"  # noqa: S608 - quoted
             " ON CONFLICT (entity_key) DO UPDATE"
             " SET event = excluded.event, packed = excluded.packed"
             " WHERE kept.event <= excluded.event".encode()
         )
+        return written.rowcount
 
     def create_table(self, run: psycopg.Connection[Any], table: str) -> None:
         """Make a view's table, where there is none."""

@@ -60,15 +60,16 @@ class SqliteLedger(Ledger):
 
     def upsert(
         self, run: _Statements, table: str, entries: Iterable[tuple[bytes, int, bytes]]
-    ) -> None:
-        """Write rows (key, event in microseconds, row), but over later ones."""
-        run.connection.executemany(
+    ) -> int:
+        """Write rows (key, event in microseconds, row), but over later ones; return how many."""
+        written = run.connection.executemany(
             f"INSERT INTO {self.quoted(table)} AS kept VALUES (?, ?, ?)"  # noqa: S608 - quoted
             " ON CONFLICT (entity_key) DO UPDATE"
             " SET event = excluded.event, packed = excluded.packed"
             " WHERE kept.event <= excluded.event",
             entries,
         )
+        return written.rowcount
 
     def create_table(self, run: _Statements, table: str) -> None:
         """Make a view's table, where there is none."""

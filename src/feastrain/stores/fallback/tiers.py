@@ -39,10 +39,15 @@ class Tiers:
     """A durable store with a primary before it, or alone."""
 
     def __init__(
-        self, ledger: Ledger, primary: Primary | None, limits: BreakerLimits | None = None
+        self,
+        ledger: Ledger,
+        primary: Primary | None,
+        limits: BreakerLimits | None = None,
+        refresh_seconds: float = REFRESH_SECONDS,
     ) -> None:
         """Put them together; nothing is connected to before it is needed."""
         self.ledger = ledger
+        self._refresh_seconds = refresh_seconds
         self._primary = primary
         self._lock = threading.Lock()
         self._breaker = Breaker(limits or BreakerLimits(), random.random)
@@ -161,7 +166,7 @@ class Tiers:
         with self._lock:
             if not self._watched:
                 self._watched = True
-                watch = (weakref.ref(self), self._closed)
+                watch = (weakref.ref(self), self._closed, self._refresh_seconds)
                 threading.Thread(target=_keep_fresh, args=watch, daemon=True).start()
 
     def _from_primary(
@@ -287,10 +292,10 @@ def _by_table(
     return answer, unknown
 
 
-def _keep_fresh(tiers: weakref.ref[Tiers], closed: threading.Event) -> None:
+def _keep_fresh(tiers: weakref.ref[Tiers], closed: threading.Event, seconds: float) -> None:
     from feastrain.errors import FeastrainError
 
-    while not closed.wait(REFRESH_SECONDS):
+    while not closed.wait(seconds):
         held = tiers()
         if held is None:
             return

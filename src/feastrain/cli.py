@@ -33,7 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(jobs_verbs.app, name="jobs")
+START, DATA, MODELS = "Start", "From features to a snapshot", "From a snapshot to a bundle"
+FORECASTS, OPERATIONS = "From a bundle to forecasts", "Operations"
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="A recipe's name (mlp) or file.", metavar="RECIPE")
@@ -62,7 +63,7 @@ DataOption = Annotated[
 SeedOption = Annotated[int, typer.Option(help="What the synthetic twin is drawn from.")]
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def init(  # noqa: PLR0913 - each argument is an option of the command line
     directory: Annotated[Path, typer.Argument(help="Folder to make.")] = Path("demand"),
     data: DataOption = None,
@@ -102,7 +103,7 @@ def init(  # noqa: PLR0913 - each argument is an option of the command line
         show_guesses(proposal.guesses, project.root)
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def demo(
     directory: Annotated[Path, typer.Argument(help="Folder to make or go on with.")] = Path(
         "demand"
@@ -126,7 +127,7 @@ def demo(
         result.project.serve(recipe, port=port)
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def doctor(project: ProjectOption = Path(), *, as_json: JsonOption = False) -> None:
     """Say what is installed, reachable or missing, and the command that mends it."""
     from feastrain.doctor import examine, show_findings
@@ -140,22 +141,33 @@ def doctor(project: ProjectOption = Path(), *, as_json: JsonOption = False) -> N
         raise typer.Exit(1)
 
 
-@app.command()
-def sbom(
+@app.command(rich_help_panel=DATA)
+def plan(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    as_of: AsOfOption = None,
+    queue: Annotated[
+        str | None,
+        typer.Option(help="Fit training to this queue of FEASTRAIN_QUEUES.", metavar="NAME"),
+    ] = None,
     *,
-    licences: Annotated[bool, typer.Option(help="A line a package: its licence.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """List the packages of this installation as a CycloneDX SBOM."""
-    from feastrain.inventory import as_cyclonedx, installed
+    """Say what build would do, and what training on its last snapshot needs; writes nothing."""
+    from feastrain.report import show_plan, show_size
 
-    packages = installed()
-    if licences:
-        _show({f"{one.name} {one.version}": one.licence for one in packages}, as_json=False)
-    else:
-        _show(as_cyclonedx(packages), as_json=True)
+    opened = Project(project)
+    planned = opened.plan(recipe, _moment(as_of))
+    size = opened.size(recipe, queue) if planned.last or queue else None
+    if as_json:
+        _show({**planned.to_json(), "training": size and size.to_json()}, as_json=True)
+        return
+    show_plan(planned)
+    if size is not None:
+        show_size(size, f"Training {planned.recipe} on snapshot {planned.last}")
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def build(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -182,7 +194,7 @@ def build(
         show_verdicts(snapshot.manifest["verdicts"])
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def validate(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -215,92 +227,7 @@ def validate(
     require(verdicts)
 
 
-@app.command()
-def plan(
-    recipe: RecipeArgument,
-    project: ProjectOption = Path(),
-    as_of: AsOfOption = None,
-    queue: Annotated[
-        str | None,
-        typer.Option(help="Fit training to this queue of FEASTRAIN_QUEUES.", metavar="NAME"),
-    ] = None,
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what build would do, and what training on its last snapshot needs; writes nothing."""
-    from feastrain.report import show_plan, show_size
-
-    opened = Project(project)
-    planned = opened.plan(recipe, _moment(as_of))
-    size = opened.size(recipe, queue) if planned.last or queue else None
-    if as_json:
-        _show({**planned.to_json(), "training": size and size.to_json()}, as_json=True)
-        return
-    show_plan(planned)
-    if size is not None:
-        show_size(size, f"Training {planned.recipe} on snapshot {planned.last}")
-
-
-@app.command()
-def metrics(
-    update: Annotated[
-        Path | None,
-        typer.Option("--update", help="Write the tables of this page anew.", metavar="PAGE"),
-    ] = None,
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """List every metric: its kind, unit, labels and meaning."""
-    from feastrain import catalogue
-
-    if update is not None:
-        changed = catalogue.update_tables(update)
-        _show({"page": str(update), "changed": changed}, as_json=as_json)
-    elif as_json:
-        _show([entry.to_json() for entry in catalogue.catalogue()], as_json=True)
-    else:
-        for stage in sorted({entry.stage for entry in catalogue.catalogue()}):
-            typer.echo(f"{catalogue.as_table(stage)}\n")
-
-
-@app.command()
-def diff(
-    before: SnapshotArgument,
-    after: SnapshotArgument,
-    project: ProjectOption = Path(),
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """Say why two snapshots differ: each input that changed, and what came of it."""
-    from feastrain.report import show_difference
-
-    difference = Project(project).diff(before, after)
-    if as_json:
-        _show(difference.to_json(), as_json=True)
-    else:
-        show_difference(difference)
-
-
-@app.command()
-def drift(
-    before: SnapshotArgument,
-    after: SnapshotArgument,
-    project: ProjectOption = Path(),
-    part: Annotated[Part, typer.Option(help="Which rows to compare.")] = "train",
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure how far every feature moved between two snapshots, worst first."""
-    from feastrain.report import show_drift
-
-    moved = Project(project).drift(before, after, part)
-    if as_json:
-        _show(moved.to_json(), as_json=True)
-    else:
-        show_drift(moved, f"Drift of the {part} rows from {before} to {after}")
-
-
-@app.command()
+@app.command(rich_help_panel=DATA)
 def audit(  # noqa: PLR0913 - each argument is an option of the command line
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -327,7 +254,44 @@ def audit(  # noqa: PLR0913 - each argument is an option of the command line
     require_clean(audited.report, html or audited.html)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
+def diff(
+    before: SnapshotArgument,
+    after: SnapshotArgument,
+    project: ProjectOption = Path(),
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why two snapshots differ: each input that changed, and what came of it."""
+    from feastrain.report import show_difference
+
+    difference = Project(project).diff(before, after)
+    if as_json:
+        _show(difference.to_json(), as_json=True)
+    else:
+        show_difference(difference)
+
+
+@app.command(rich_help_panel=DATA)
+def drift(
+    before: SnapshotArgument,
+    after: SnapshotArgument,
+    project: ProjectOption = Path(),
+    part: Annotated[Part, typer.Option(help="Which rows to compare.")] = "train",
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how far every feature moved between two snapshots, worst first."""
+    from feastrain.report import show_drift
+
+    moved = Project(project).drift(before, after, part)
+    if as_json:
+        _show(moved.to_json(), as_json=True)
+    else:
+        show_drift(moved, f"Drift of the {part} rows from {before} to {after}")
+
+
+@app.command(rich_help_panel=MODELS)
 def train(  # noqa: PLR0913 - a flag each
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -385,27 +349,7 @@ def train(  # noqa: PLR0913 - a flag each
     _show({"bundle": str(bundle.path), **bundle.metrics}, as_json=as_json)
 
 
-@app.command()
-def render(
-    overlay: Annotated[
-        str | None,
-        typer.Option(help="All of deploy/ as dev, prod or openshift has it.", metavar="NAME"),
-    ] = None,
-) -> None:
-    """Print the training runtimes of a cluster, which its jobs name: | kubectl apply -f -."""
-    if overlay is not None:
-        from feastrain.jobs.overlay import render_overlay
-
-        typer.echo(render_overlay(overlay), nl=False)
-        return
-    from feastrain.jobs.cluster import as_yaml
-    from feastrain.jobs.runtimes import runtimes
-    from feastrain.settings import load_cluster
-
-    typer.echo(as_yaml(runtimes(load_cluster())), nl=False)
-
-
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def backtest(
     recipe: RecipeArgument, project: ProjectOption = Path(), *, as_json: JsonOption = False
 ) -> None:
@@ -419,7 +363,7 @@ def backtest(
         show_leaderboard(result)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def promote(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -445,7 +389,7 @@ def promote(
         raise FeastrainError(message)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def tune(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -470,7 +414,7 @@ def tune(
         out.write_bytes(tuned.recipe.read_bytes())
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def explain(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -495,7 +439,7 @@ def explain(
         out.write_bytes(explained.page.read_bytes())
 
 
-@app.command()
+@app.command(rich_help_panel=FORECASTS)
 def materialize(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -509,7 +453,7 @@ def materialize(
     _show({"as_of": cutoff.isoformat()}, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=FORECASTS)
 def skew(  # noqa: PLR0913 - each argument is an option of the command line
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -534,7 +478,7 @@ def skew(  # noqa: PLR0913 - each argument is an option of the command line
     require_equal(found.report, found.page, tolerance)
 
 
-@app.command()
+@app.command(rich_help_panel=FORECASTS)
 def predict(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -551,7 +495,21 @@ def predict(
     _show({**facts, "as_of": forecast.as_of.isoformat()}, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=FORECASTS)
+def serve(
+    recipe: RecipeArgument,
+    project: ProjectOption = Path(),
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that answer, on one socket.", min=1, max=256)
+    ] = None,
+) -> None:
+    """Serve forecasts over HTTP, and the planner's page."""
+    Project(project).serve(recipe, host, port, workers)
+
+
+@app.command(rich_help_panel=OPERATIONS)
 def sign(
     recipe: RecipeArgument,
     key: Annotated[Path, typer.Option(help="PEM file, Ed25519 private key.", metavar="FILE")],
@@ -563,7 +521,7 @@ def sign(
     _show({"signed": str(Project(project).sign(recipe, key))}, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=OPERATIONS)
 def verify(
     recipe: RecipeArgument,
     project: ProjectOption = Path(),
@@ -577,18 +535,64 @@ def verify(
     _show({"bundle": str(bundle.path), "whole": True, "signed": signed}, as_json=as_json)
 
 
-@app.command()
-def serve(
-    recipe: RecipeArgument,
-    project: ProjectOption = Path(),
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that answer, on one socket.", min=1, max=256)
+@app.command(rich_help_panel=OPERATIONS)
+def render(
+    overlay: Annotated[
+        str | None,
+        typer.Option(help="All of deploy/ as dev, prod or openshift has it.", metavar="NAME"),
     ] = None,
 ) -> None:
-    """Serve forecasts over HTTP, and the planner's page."""
-    Project(project).serve(recipe, host, port, workers)
+    """Print the training runtimes of a cluster, which its jobs name: | kubectl apply -f -."""
+    if overlay is not None:
+        from feastrain.jobs.overlay import render_overlay
+
+        typer.echo(render_overlay(overlay), nl=False)
+        return
+    from feastrain.jobs.cluster import as_yaml
+    from feastrain.jobs.runtimes import runtimes
+    from feastrain.settings import load_cluster
+
+    typer.echo(as_yaml(runtimes(load_cluster())), nl=False)
+
+
+@app.command(rich_help_panel=OPERATIONS)
+def metrics(
+    update: Annotated[
+        Path | None,
+        typer.Option("--update", help="Write the tables of this page anew.", metavar="PAGE"),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """List every metric: its kind, unit, labels and meaning."""
+    from feastrain import catalogue
+
+    if update is not None:
+        changed = catalogue.update_tables(update)
+        _show({"page": str(update), "changed": changed}, as_json=as_json)
+    elif as_json:
+        _show([entry.to_json() for entry in catalogue.catalogue()], as_json=True)
+    else:
+        for stage in sorted({entry.stage for entry in catalogue.catalogue()}):
+            typer.echo(f"{catalogue.as_table(stage)}\n")
+
+
+@app.command(rich_help_panel=OPERATIONS)
+def sbom(
+    *,
+    licences: Annotated[bool, typer.Option(help="A line a package: its licence.")] = False,
+) -> None:
+    """List the packages of this installation as a CycloneDX SBOM."""
+    from feastrain.inventory import as_cyclonedx, installed
+
+    packages = installed()
+    if licences:
+        _show({f"{one.name} {one.version}": one.licence for one in packages}, as_json=False)
+    else:
+        _show(as_cyclonedx(packages), as_json=True)
+
+
+app.add_typer(jobs_verbs.app, name="jobs", rich_help_panel=OPERATIONS)
 
 
 @app.callback(invoke_without_command=True)

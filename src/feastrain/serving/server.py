@@ -135,11 +135,11 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Announce the end; somebody who presses Ctrl+C has no load balancer to wait for."""
-        if self._drain.begun or sig == signal.SIGINT:
-            self._notice = 0.0
         if self._drain.begun:
             super().handle_exit(sig, frame)
             return
+        if sig == signal.SIGINT:
+            self._notice = 0.0
         self._captured_signals.append(sig)
         self._drain.begin()
         self.force.start()

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,17 +24,23 @@ from drivers_project import write_drivers
 from feastrain import Project
 from feastrain.artifacts import source_digests
 from feastrain.cli import main
-from feastrain.dataset.audit.alarm import Alarm, out_of_sample_errors
-from feastrain.dataset.audit.copies import Change, Copies
+from feastrain.dataset.audit.alarm import Alarm, out_of_sample_errors, raise_alarms
+from feastrain.dataset.audit.copies import Change, Copies, make_copies
 from feastrain.dataset.audit.html import as_html
 from feastrain.dataset.audit.perturb import facts, mutate
-from feastrain.dataset.audit.proof import Moves, Proof, differs
+from feastrain.dataset.audit.proof import Bench, Moves, Proof, compare, differs
+from feastrain.dataset.audit.reach import Reach, find_reaches
 from feastrain.dataset.audit.report import AuditReport, Example, Finding, require_clean
+from feastrain.dataset.audit.sample import Plan, draw
 from feastrain.dataset.audit.trace import trace
 from feastrain.dataset.audit.verdicts import judge
-from feastrain.dataset.service import Service
+from feastrain.dataset.join import JoinRequest, join
+from feastrain.dataset.service import Service, resolve_service
+from feastrain.dataset.transform import Steps
 from feastrain.errors import DataError, LeakageError, RecipeError
 from feastrain.settings import Settings
+from feastrain.stores.feature_repo import open_store, quiet_offline_store
+from feastrain.stores.replica import views_behind
 from planted_leaks import DICE, LEAKS, PLANTED, append, plant, point_in_time_reader
 from tiny_snapshot import COLUMNS
 
@@ -42,9 +49,6 @@ SEEDS = range(30)
 
 def joined_of(root: Path, recipe: str):
     """Return the training set of a project, read through Feast."""
-    from feastrain.dataset.join import JoinRequest, join
-    from feastrain.dataset.service import resolve_service
-
     project = Project(root, Settings())
     store, asked = project.features(recipe), project.recipe(recipe)
     folder = root / "joined"
@@ -56,10 +60,6 @@ def joined_of(root: Path, recipe: str):
 
 def bench_of(joined, *, by_created: bool = True):
     """Return an audit's bench for a training set, which reads its copies without Feast."""
-    from feastrain.dataset.audit.copies import make_copies
-    from feastrain.dataset.audit.proof import Bench
-    from feastrain.stores.replica import views_behind
-
     scratch = joined.root / f"copies-{by_created}"
     scratch.mkdir()
     views = views_behind(joined.store, joined.recipe.features.service)
@@ -69,9 +69,6 @@ def bench_of(joined, *, by_created: bool = True):
 
 def moved(bench, seed: int, cutoffs: int = 2, rows: int = 24) -> set[str]:
     """Return the features that move at a seed, as `build` looks for them."""
-    from feastrain.dataset.audit.copies import Change
-    from feastrain.dataset.audit.sample import Plan, draw
-
     plan = Plan(cutoffs, rows, seed, ("mixed",))
     found: dict[str, object] = {}
     for number, (cutoff, sample) in enumerate(draw(bench.joined.rows, bench.copies.tables(), plan)):
@@ -136,9 +133,6 @@ def test_the_clean_application_is_clean_at_every_seed(clean) -> None:
 
 def test_what_is_never_the_same_is_unstable_and_no_leak(planted) -> None:
     """A random feature is told from the leaks, though it moves as they do."""
-    from feastrain.dataset.audit.proof import compare
-    from feastrain.dataset.audit.sample import Plan
-
     proof = compare(planted, Plan(1, 12, 0, ("scrambled", "absent")))
     assert {DICE} == set(proof.unstable)
     assert DICE not in proof.moved
@@ -146,9 +140,6 @@ def test_what_is_never_the_same_is_unstable_and_no_leak(planted) -> None:
 
 def test_each_mutation_finds_what_the_other_cannot(planted) -> None:
     """A count of later rows moves only when they are gone."""
-    from feastrain.dataset.audit.proof import compare
-    from feastrain.dataset.audit.sample import Plan
-
     found = {
         mutation: set(compare(planted, Plan(2, 24, 0, (mutation,))).moved)
         for mutation in ("scrambled", "absent")
@@ -159,10 +150,6 @@ def test_each_mutation_finds_what_the_other_cannot(planted) -> None:
 
 def test_facts_that_break_the_transform_are_taken_away(clean, tmp_path: Path) -> None:
     """SQL that refuses changed values is proven without the later rows, and the report says so."""
-    from feastrain.dataset.audit.proof import compare
-    from feastrain.dataset.audit.sample import Plan
-    from feastrain.dataset.transform import Steps
-
     sql = tmp_path / "fragile.sql"
     shutil.copy(clean.copies.steps.sql, sql)
     append(
@@ -179,10 +166,6 @@ def test_facts_that_break_the_transform_are_taken_away(clean, tmp_path: Path) ->
 
 def test_a_transform_that_needs_the_future_is_an_error(clean, tmp_path: Path) -> None:
     """SQL that fails without later rows ends the audit, which says what it was doing."""
-    from feastrain.dataset.audit.proof import compare
-    from feastrain.dataset.audit.sample import Plan
-    from feastrain.dataset.transform import Steps
-
     sql = tmp_path / "needy.sql"
     shutil.copy(clean.copies.steps.sql, sql)
     weeks = len(pc.unique(clean.copies.raw[0].table["date"]))
@@ -194,10 +177,6 @@ def test_a_transform_that_needs_the_future_is_an_error(clean, tmp_path: Path) ->
 
 def test_a_leak_is_traced_to_its_column(planted) -> None:
     """Each leak names the raw columns that it moves with."""
-    from feastrain.dataset.audit.proof import compare
-    from feastrain.dataset.audit.sample import Plan
-    from feastrain.dataset.audit.trace import trace
-
     proof = compare(planted, Plan(1, 12, 0, ("mixed",)))
     trace(proof.moved, planted.copies, planted.moved_by)
     sources = {name: set(moves.sources) for name, moves in proof.moved.items()}
@@ -417,32 +396,50 @@ services = [
 s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11 = services
 """
 
+BY_SOURCE = "view {!r} of the service reads the label source {}; keep labels out of the feature service"
+AS_INPUT = "the on-demand view {!r} reads the label 'trips' from {}; take it out of its sources"
 WAYS = {
-    "as_feature": "the label 'trips' is in the feature service",
-    "renamed": "feature 'rides' of view 'renamed' is the label 'trips' under another name",
-    "linked": "view 'linked' of the service reads the label source",
-    "folder": "view 'folder' of the service reads the label source",
-    "pattern": "view 'pattern' of the service reads the label source",
-    "by_url": "view 'by_url' of the service reads the label source",
-    "in_table": "view 'in_table' of the service reads the label source",
-    "in_query": "view 'in_query' of the service reads the label source 'trips' in its query",
-    "through_a_view": "'through_a_view' reads the label 'trips' from the view 'as_feature'",
-    "through_a_request": "reads the label 'trips' from the request source 'asked'",
-    "through_a_source": "view 'linked' of the service reads the label source",
-    "harmless": "",
+    "as_feature": (
+        "as_feature",
+        "trips",
+        "the label 'trips' is in the feature service 'as_feature' (view 'as_feature'); "
+        "remove it there",
+    ),
+    "renamed": (
+        "renamed",
+        "rides",
+        "feature 'rides' of view 'renamed' is the label 'trips' under another name "
+        "(field_mapping); remove it there",
+    ),
+    "linked": ("linked", "", BY_SOURCE.format("linked", "DATA/link.parquet")),
+    "folder": ("folder", "", BY_SOURCE.format("folder", "DATA")),
+    "pattern": ("pattern", "", BY_SOURCE.format("pattern", "DATA/t*.parquet")),
+    "by_url": ("by_url", "", BY_SOURCE.format("by_url", "DATA/trips.parquet")),
+    "in_table": ("in_table", "", BY_SOURCE.format("in_table", "'public.trips'")),
+    "in_query": ("in_query", "", BY_SOURCE.format("in_query", "'trips' in its query")),
+    "through_a_view": (
+        "through_a_view",
+        "trips",
+        AS_INPUT.format("through_a_view", "the view 'as_feature'"),
+    ),
+    "through_a_request": (
+        "through_a_request",
+        "trips",
+        AS_INPUT.format("through_a_request", "the request source 'asked'"),
+    ),
+    "through_a_source": ("linked", "", BY_SOURCE.format("linked", "DATA/link.parquet")),
+    "harmless": None,
 }
 
 
 @pytest.fixture(scope="module")
-def reaches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What is found for each service of a repo with all the ways to the label."""
-    from feastrain.dataset.audit.reach import find_reaches
-    from feastrain.stores.feature_repo import open_store, quiet_offline_store
-
+def reaches_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Reach]]:
+    """Finds the ways to the label from one service of a repo with all of them."""
     root = write_drivers(tmp_path_factory.mktemp("reach") / "drivers")
     definitions = root / "feature_repo" / "definitions.py"
     append(definitions, REACHES)
-    (root / "feature_repo" / "data" / "link.parquet").symlink_to("trips.parquet")
+    data = definitions.parent / "data"
+    (data / "link.parquet").symlink_to("trips.parquet")
     store = open_store(root / "feature_repo")
     spec = importlib.util.spec_from_file_location("ways_to_the_label", definitions)
     module = importlib.util.module_from_spec(spec)
@@ -454,21 +451,19 @@ def reaches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
             store.registry.apply_feature_view(view, store.project)
     recipe = Project(root, Settings()).recipe("drivers")
 
-    def of(service: str) -> list[str]:
+    def of(service: str) -> list[Reach]:
         features = recipe.features.model_copy(update={"service": service})
-        asked = recipe.model_copy(update={"features": features})
-        return [reach.fact for reach in find_reaches(root, asked, store)]
+        found = find_reaches(root, recipe.model_copy(update={"features": features}), store)
+        return [dataclasses.replace(reach, fact=reach.fact.replace(str(data), "DATA")) for reach in found]
 
-    return {service: of(service) for service in WAYS}
+    return of
 
 
 @pytest.mark.parametrize("service", WAYS)
-def test_ways_to_the_label(reaches: dict[str, list[str]], service: str) -> None:
+def test_ways_to_the_label(reaches_of: Callable[[str], list[Reach]], service: str) -> None:
     """The label is found as a feature, renamed, as an input, in a file, a table or a query."""
-    if WAYS[service]:
-        assert any(WAYS[service] in fact for fact in reaches[service]), reaches[service]
-    else:
-        assert [] == reaches[service]
+    expected = WAYS[service]
+    assert ([] if expected is None else [Reach(*expected)]) == reaches_of(service)
 
 
 # The alarm -------------------------------------------------------------------------------------
@@ -484,8 +479,6 @@ def with_feature(joined, values: pa.ChunkedArray):
 
 def test_the_alarm_is_silent_on_the_clean_application(clean, drivers) -> None:
     """Features that are honest, or noise, are not suspected at any seed."""
-    from feastrain.dataset.audit.alarm import raise_alarms
-
     assert {} == {s: found for s in SEEDS for found in [raise_alarms(clean.joined, s)] if found}
     assert {} == {s: found for s in SEEDS for found in [raise_alarms(drivers, s)] if found}
 
@@ -493,8 +486,6 @@ def test_the_alarm_is_silent_on_the_clean_application(clean, drivers) -> None:
 @pytest.mark.parametrize(("disguise", "step"), [("noise", 1), ("size", 1), ("logarithm", 5)])
 def test_the_alarm_knows_the_label_in_disguise(clean, disguise: str, step: int) -> None:
     """The label with a little noise, over the store's size, or its logarithm raises the alarm."""
-    from feastrain.dataset.audit.alarm import raise_alarms
-
     joined = clean.joined
     label = joined.rows[f"label_{step}"]
     known = label.to_numpy()
@@ -513,8 +504,6 @@ def test_the_alarm_knows_the_label_in_disguise(clean, disguise: str, step: int) 
 
 def test_what_is_no_number_and_no_text_raises_no_alarm(clean) -> None:
     """A list that holds the label itself has no order to tell it by."""
-    from feastrain.dataset.audit.alarm import raise_alarms
-
     label = clean.joined.rows["label_1"].to_pylist()
     lists = pa.chunked_array([[[value] for value in label]], pa.list_(pa.float64()))
     assert {} == raise_alarms(with_feature(clean.joined, lists), 0)
@@ -549,8 +538,6 @@ def test_a_feature_with_an_alarm_is_suspicious() -> None:
 
 def test_a_trend_is_no_alarm(clean) -> None:
     """A feature that tells a steady trend is measured against history fitted in the same way."""
-    from feastrain.dataset.audit.alarm import raise_alarms
-
     joined = clean.joined
     labels = np.arange(len(joined.panel.periods), dtype=float)
     panel = dataclasses.replace(
@@ -742,8 +729,6 @@ def known_at(root: Path, text: str) -> None:
 )
 def test_known_at_names_what_there_is(clean, tmp_path: Path, text: str, told: str) -> None:
     """An unknown raw table, or a column that is no time, is refused."""
-    from feastrain.dataset.audit.copies import make_copies
-
     joined = clean.joined
     (tmp_path / "recipes").mkdir()
     shutil.copy(joined.root / "recipes" / "smoke.yaml", tmp_path / "recipes")
@@ -755,8 +740,6 @@ def test_known_at_names_what_there_is(clean, tmp_path: Path, text: str, told: st
 
 def test_known_at_decides_what_is_later(clean, tmp_path: Path) -> None:
     """A table may be known at another column, or as a whole from the start."""
-    from feastrain.dataset.audit.copies import make_copies
-
     joined = clean.joined
     (tmp_path / "recipes").mkdir()
     shutil.copy(joined.root / "recipes" / "smoke.yaml", tmp_path / "recipes")

@@ -52,6 +52,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="the long forms: hours")
     parser.add_argument("--only", default=",".join(NAMES), help="some of %(default)s")
+    parser.add_argument(
+        "--peers", metavar="PYTHON", help="an interpreter that has those of tft: see its --help"
+    )
     parser.add_argument("--page", type=Path, default=PAGE, help="default: %(default)s")
     asked = parser.parse_args()
     wanted = [name for name in asked.only.split(",") if asked.full or name not in LONG_ONLY]
@@ -60,7 +63,7 @@ def main() -> int:
     began, sections, failed = datetime.now(UTC), [], []
     for number, name in enumerate(wanted, 1):
         print(f"[{number}/{len(wanted)}] {name}", flush=True)
-        figures, seconds, ended = measured(name, full=asked.full)
+        figures, seconds, ended = measured(name, asked.peers, full=asked.full)
         if ended:
             failed.append(name)
         sections.append(section(name, figures, seconds, ended))
@@ -71,13 +74,15 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def measured(name: str, *, full: bool) -> tuple[list[Figure], float, int]:
+def measured(name: str, peers: str | None, *, full: bool) -> tuple[list[Figure], float, int]:
     """Run one benchmark; return its figures, its seconds and its exit code."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
         file = Path(scratch) / "figures.jsonl"
         command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(file)]
+        command += [] if full else ["--quick"]
+        command += ["--peers", peers] if peers and name == "tft" else []
         began = time.perf_counter()
-        ended = subprocess.run(command + ([] if full else ["--quick"]), check=False).returncode
+        ended = subprocess.run(command, check=False).returncode
         seconds = time.perf_counter() - began
         lines = file.read_text().splitlines() if file.exists() else []
     return [Figure(**json.loads(line)) for line in lines], seconds, ended

@@ -396,7 +396,9 @@ services = [
 s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11 = services
 """
 
-BY_SOURCE = "view {!r} of the service reads the label source {}; keep labels out of the feature service"
+BY_SOURCE = (
+    "view {!r} of the service reads the label source {}; keep labels out of the feature service"
+)
 AS_INPUT = "the on-demand view {!r} reads the label 'trips' from {}; take it out of its sources"
 WAYS = {
     "as_feature": (
@@ -454,7 +456,10 @@ def reaches_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list
     def of(service: str) -> list[Reach]:
         features = recipe.features.model_copy(update={"service": service})
         found = find_reaches(root, recipe.model_copy(update={"features": features}), store)
-        return [dataclasses.replace(reach, fact=reach.fact.replace(str(data), "DATA")) for reach in found]
+        return [
+            dataclasses.replace(reach, fact=reach.fact.replace(str(data), "DATA"))
+            for reach in found
+        ]
 
     return of
 

@@ -12,7 +12,7 @@ from feastrain import Project
 from feastrain.artifacts import file_digest
 from feastrain.dataset.retrieve import _in_order
 from feastrain.dataset.service import Service, resolve_service
-from feastrain.errors import DataError, ProjectError
+from feastrain.errors import DataError, ProjectError, RecipeError
 from feastrain.settings import Settings
 from tiny_snapshot import COLUMNS
 
@@ -54,6 +54,42 @@ def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:
     told = r"reads .*/driver_stats\.parquet, which does not exist; make it first"
     with pytest.raises(ProjectError, match=told):
         resolve_service(store, project.recipe("drivers"))
+
+
+ASKS = "RequestSource(name='asked', schema=[Field(name='bonus', dtype=Float64)])"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (
+            "[driver_stats_fv, driver",
+            "[driver_stats_fv.with_name('hourly'), driver",
+            "another name",
+        ),
+        (
+            "[driver_stats_fv,",
+            "[driver_stats_fv.with_join_key_map({'driver_id': 'rider'}),",
+            "'driver_hourly_stats' under another name or with other join keys",
+        ),
+        (
+            "sources=[driver_stats_fv]",
+            f"sources=[driver_stats_fv, {ASKS}]",
+            r"'transformed_conv_rate' needs data of a request \(asked\), which nobody has",
+        ),
+    ],
+)
+def test_what_no_forecast_can_ask_for_is_refused(
+    tmp_path: Path, before: str, after: str, told: str
+) -> None:
+    """A view under another name, and data of a request, in one line of the service."""
+    root = write_drivers(tmp_path / "drivers")
+    definitions = root / "feature_repo" / "definitions.py"
+    text = definitions.read_text().replace("import Entity,", "import Entity, RequestSource,")
+    definitions.write_text(text.replace(before, after))
+    project = Project(root, Settings())
+    with pytest.raises(RecipeError, match=told):
+        resolve_service(project.features("drivers"), project.recipe("drivers"))
 
 
 WANTED = pa.table({"shop": [2, 1, 2], "event_timestamp": hours(1, 0, 0)})

@@ -618,7 +618,10 @@ def main() -> None:
             _push_stages()
     except FeastrainError as error:
         typer.echo(f"feastrain: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    else:
+        return
+    sys.exit(code)  # here, where nothing holds what the error's stack held
 
 
 def _push_stages() -> None:

@@ -218,12 +218,13 @@ def _verified(store: FeatureStore) -> Iterator[Finding]:
 def _online(project: Project, store: FeatureStore, asked: Recipe, recipe: str) -> Finding:
     """Look at how old the features are that would be served."""
     from feastrain.dataset.service import resolve_service
+    from feastrain.stores.feature_repo import view_of
 
     what, mend = "features online", f"feastrain materialize {recipe}"
     try:
         service = resolve_service(store, asked)
         views = [*service.sources, *service.elsewhere]
-        ends = [store.get_feature_view(name).most_recent_end_time for name in views]
+        ends = [view_of(store, name).most_recent_end_time for name in views]
     except FeastrainError as error:
         return Finding(what, well=False, found=str(error), mend=f"feastrain build {recipe}")
     if None in ends:

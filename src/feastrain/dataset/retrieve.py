@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from feastrain.dataset.labels import TIMESTAMP
 from feastrain.errors import DataError
-from feastrain.stores.feature_repo import quiet_offline_store, takes_arrow
+from feastrain.stores.feature_repo import quiet_offline_store, takes_arrow, told_in_one_line
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -84,8 +84,11 @@ def join_as_of(store: FeatureStore, features: tuple[str, ...], wanted: pa.Table)
 
     Raises:
         DataError: the offline store loses, adds or changes an entity row.
+        FeastrainError: it fails, or a transform does.
     """
-    with quiet_offline_store():
+    views = dict.fromkeys(reference.split(":", 1)[0] for reference in features)
+    doing = f"the offline store ({store.config.offline_store.type}) cannot join {', '.join(views)}"
+    with quiet_offline_store(), told_in_one_line(doing):
         answer = store.get_historical_features(
             entity_df=wanted if takes_arrow(store) else _as_pandas(wanted),
             features=list(features),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from feastrain.artifacts import file_digest, fingerprint, source_digests
 from feastrain.errors import ProjectError, RecipeError
 from feastrain.recipe import FeatureColumns, Recipe, Role
+from feastrain.stores.feature_repo import view_of
 from feastrain.stores.replica import files_of, local_path, views_behind
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def resolve_service(store: FeatureStore, recipe: Recipe) -> Service:
     """
     views = _views(store, recipe)
     features = [
-        _Feature(field.name, view.projection.name_to_use(), role, keys)
+        _Feature(field.name, view.name, role, keys)
         for view in views
         for keys in [_join_keys(view)]
         for field in view.projection.features
@@ -100,7 +101,7 @@ def resolve_service(store: FeatureStore, recipe: Recipe) -> Service:
         ),
         sources=sources,
         elsewhere=elsewhere,
-        definitions={view.projection.name_to_use(): _definition(view) for view in views},
+        definitions={view.name: _definition(view) for view in views},
     )
 
 
@@ -115,20 +116,32 @@ def _views(store: FeatureStore, recipe: Recipe) -> list[Any]:
     service = store.get_feature_service(recipe.features.service)
     views = []
     for projection in service.feature_view_projections:
-        view = store.registry.get_any_feature_view(projection.name, store.project)
+        if projection.name_to_use() != projection.name or projection.join_key_map:
+            message = (
+                f"the service {service.name!r} takes view {projection.name!r} under another name "
+                "or with other join keys (with_name, with_join_key_map); features are asked for "
+                "by the view's own: define a view of that name and those keys on the same source"
+            )
+            raise RecipeError(message)
+        view = view_of(store, projection.name)
+        if requests := getattr(view, "source_request_sources", None):
+            message = (
+                f"the on-demand view {view.name!r} needs data of a request "
+                f"({', '.join(requests)}), which nobody has when forecasts are made ahead; "
+                f"take it out of the service {service.name!r}"
+            )
+            raise RecipeError(message)
         views.append(view.with_projection(projection))
     return views
 
 
 def _join_keys(view: FeatureView | OnDemandFeatureView) -> tuple[str, ...]:
-    renamed = view.projection.join_key_map
-    keys = [field.name for field in view.entity_columns]
-    return tuple(renamed.get(key, key) for key in keys if key != "__dummy_id")
+    return tuple(field.name for field in view.entity_columns if field.name != "__dummy_id")
 
 
 def _role(feature: str, view: Any, recipe: Recipe) -> Role:
     roles = recipe.features.roles
-    name = view.projection.name_to_use()
+    name = view.name
     role = roles.get(feature) or roles.get(name)
     if role is None:
         message = (

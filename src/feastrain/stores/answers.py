@@ -13,6 +13,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import from_feast_to_pyarrow_type
 
 from feastrain.errors import FeastrainError
+from feastrain.stores.asked import is_on_demand
 from feastrain.stores.asof.views import plan_joins
 from feastrain.stores.fallback.keys import EntityKeys
 from feastrain.stores.fallback.layout import NEVER, RAW, layout_number
@@ -122,11 +123,6 @@ def latest_events(
     events = dict(zip(entities.of(found or {"": times}), times.tolist(), strict=True))
     asked = entities.of({name: keys[name].to_pylist() for name in keys.column_names})
     return np.array([events.get(key, NEVER) for key in asked], dtype=np.int64)
-
-
-def is_on_demand(view: Any) -> bool:
-    """Tell whether a view's values are computed when they are asked for."""
-    return hasattr(view, "source_feature_view_projections")
 
 
 def past_ttl(view: Any, event: NDArray[np.int64], as_of: datetime) -> NDArray[np.bool_]:

@@ -7,13 +7,13 @@ import io
 import json
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before Feast, which sets PROMETHEUS_MULTIPROC_DIR: our metrics are those of one process.
 import prometheus_client  # noqa: F401
 
 from feastrain.artifacts import file_digest, fingerprint, locked, write_json
-from feastrain.errors import ProjectError
+from feastrain.errors import FeastrainError, ProjectError
 from feastrain.stores.registry import opened
 from feastrain.telemetry import say
 
@@ -188,9 +188,30 @@ def online_store_of(store: FeatureStore) -> FallbackOnlineStore | None:
     return online
 
 
+def view_of(store: FeatureStore, name: str) -> Any:
+    """Return a view of the registry, of whatever kind."""
+    return store.registry.get_any_feature_view(name, store.project)
+
+
 def takes_arrow(store: FeatureStore) -> bool:
     """Tell whether the offline store reads an entity frame as an Arrow table."""
     return str(store.config.offline_store.type) == ASOF
+
+
+@contextlib.contextmanager
+def told_in_one_line(doing: str) -> Iterator[None]:
+    """Let whatever Feast, a store of its or a transform of the user's raises end in one line.
+
+    Raises:
+        FeastrainError: says what was being done, and what was raised.
+    """
+    try:
+        yield
+    except FeastrainError:
+        raise
+    except Exception as error:  # others' code, which may raise anything
+        message = f"{doing}: {type(error).__name__}: {_one_line(error)}"
+        raise FeastrainError(message) from error
 
 
 @contextlib.contextmanager
@@ -200,13 +221,15 @@ def quiet_offline_store() -> Iterator[None]:
     That store works through ibis's default connection, which otherwise outlives the
     interpreter and makes DuckDB report leaks on the way out.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    ibis = sys.modules.get("ibis")
-    if ibis is not None and ibis.options.default_backend is not None:
-        ibis.options.default_backend.disconnect()
-        ibis.options.default_backend = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        ibis = sys.modules.get("ibis")
+        if ibis is not None and ibis.options.default_backend is not None:
+            ibis.options.default_backend.disconnect()
+            ibis.options.default_backend = None
 
 
 def _apply(store: FeatureStore, repo: Path) -> None:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 from feastrain.artifacts import fingerprint, write_json
 from feastrain.errors import UsageError
-from feastrain.stores.feature_repo import online_store_of, quiet_offline_store
+from feastrain.stores.feature_repo import (
+    online_store_of,
+    quiet_offline_store,
+    told_in_one_line,
+    view_of,
+)
 from feastrain.stores.registry import patiently
 
 if TYPE_CHECKING:
@@ -49,7 +54,7 @@ def materialize(
         UsageError: the online store holds later values; it cannot go back in time.
         FeastrainError: a server is away for longer than a fail-over takes.
     """
-    done = patiently(lambda: [store.get_feature_view(n).most_recent_end_time for n in views])
+    done = patiently(lambda: [view_of(store, n).most_recent_end_time for n in views])
     where = fingerprint(_where(store))
     now = {"as_of": as_of.isoformat(), "where": where, "state": fingerprint(state)}
     before: dict[str, str] = {}
@@ -70,9 +75,11 @@ def materialize(
     stamp.unlink(missing_ok=True)
     rest = [name for name in views if not _written_by_column(store, name, as_of, progress)]
     said = io.StringIO()
+    doing = f"Feast cannot materialise {', '.join(rest)}"
     with quiet_offline_store(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         if rest:
-            store.materialize(start_date=BEGINNING, end_date=as_of, feature_views=rest)
+            with told_in_one_line(doing):
+                store.materialize(start_date=BEGINNING, end_date=as_of, feature_views=rest)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     write_json(stamp, now)
     return False
@@ -87,7 +94,7 @@ def _written_by_column(
         return False
     from feastrain.stores.fallback.bulk import goes_by_column, write_view
 
-    view = patiently(lambda: store.get_feature_view(name))
+    view = patiently(lambda: view_of(store, name))
     if not goes_by_column(view):
         return False
     span = (BEGINNING, as_of)

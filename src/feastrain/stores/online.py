@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
-from feast.types import from_feast_to_pyarrow_type
 
 from feastrain.errors import FeastrainError, ProjectError
-from feastrain.stores.feature_repo import online_store_of
+from feastrain.stores.asked import Asked, by_view
+from feastrain.stores.feature_repo import view_of
 from feastrain.stores.online_rows import OnlineRows, Origin
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from feastrain.recipe import FeatureColumns, Recipe
     from feastrain.stores.fallback.layout import Rows
-    from feastrain.stores.fallback.stored import ColumnsReader
 
     Dated = dict[str, tuple[NDArray[np.bool_], NDArray[np.int64]]]
 
@@ -68,19 +67,18 @@ class OnlineFeatures:
         self._store = store
         self._columns = columns
         self._recipe = recipe
-        self._row_features = list(row_features)
-        self._known_features = list(known_features)
+        self._row = Asked(store, row_features)
+        self._ahead_of = Asked(store, known_features)
         self._first_period = first_period
         self._cutoff: tuple[datetime, float] | None = None
         """The last one told, and until when it is believed."""
         self._ahead: dict[tuple[Any, ...], pa.Table] = {}
         """What is known ahead as of that cut-off, by the groups it was asked of."""
-        self._types = _feature_types(store, [*row_features, *known_features])
-        self._readers = _readers(store, self._row_features, self._known_features)
+        self._readers = {one: one.reader(store) for one in (self._row, self._ahead_of)}
         self._telling = self._features_keyed_by_series()
-        parts = [reference.split(":", 1) for reference in row_features]
-        by_view = {view: name for view, name in parts if name not in columns.static}
-        self._changing = tuple(by_view.values())
+        changing = [ref for ref in row_features if ref.split(":", 1)[1] not in columns.static]
+        held = dict.fromkeys(one for ref in changing for one in self._row.holds(ref))
+        self._changing = tuple(names[-1] for names in by_view(held).values())
 
     def as_of(self) -> datetime:
         """Return the last cut-off that every view of the service was materialised up to.
@@ -92,8 +90,7 @@ class OnlineFeatures:
         if told is None or time.monotonic() >= told[1]:
             # Feast makes a view anew from its registry each time: milliseconds that a read has not.
             self._store.refresh_registry()
-            views = _views_of(self._row_features)
-            frequency = self._recipe.frequency
+            views, frequency = sorted(self._row.views), self._recipe.frequency
             cutoff = last_cutoff(self._store, views, self._first_period, frequency)
             self._ahead = {}
             told = self._cutoff = cutoff, time.monotonic() + REFRESH_SECONDS
@@ -102,14 +99,15 @@ class OnlineFeatures:
     def read(self, series: pa.Table) -> OnlineRows:
         """Read the features of `series` (entity columns) and of the periods ahead of them."""
         as_of, tally = self.as_of(), Counter[str]()
-        rows, dated = self._online(self._row_features, series, as_of, tally)
         stamp = pa.array([as_of] * len(series), type=TIMESTAMP)
+        series = series.append_column("event_timestamp", stamp)
+        rows, dated = self._online(self._row, series, as_of, tally)
         found = np.zeros(len(series), dtype=bool)
         for name in self._telling:
             found |= dated[name][0]
         known = self._known(series, as_of, tally)
         return OnlineRows(
-            rows=rows.append_column("event_timestamp", stamp),
+            rows=rows,
             known=known,
             as_of=as_of,
             found=found,
@@ -152,31 +150,43 @@ class OnlineFeatures:
             for place, name in enumerate(self._columns.known_keys)
             for kind in [series.schema.field(name).type]
         }
-        wanted = dict(columns)
         columns["event_timestamp"] = pa.array([as_of] * len(steps), type=TIMESTAMP)
+        wanted = dict(columns)
         columns["step"] = pa.array(steps)
-        if self._known_features:
+        if self._ahead_of.references:
             frequency = self._recipe.frequency
             names = [self._recipe.period_name(as_of + int(step) * frequency) for step in steps]
             wanted[str(self._recipe.features.period_key)] = pa.array(names)
-            answer, _ = self._online(self._known_features, pa.table(wanted), as_of, tally)
+            answer, _ = self._online(self._ahead_of, pa.table(wanted), as_of, tally)
             columns |= {name: answer[name] for name in self._columns.known_ahead}
         return pa.table(columns)
 
     def _online(
-        self, features: list[str], entities: pa.Table, as_of: datetime, tally: Counter[str]
+        self, asked: Asked, entities: pa.Table, as_of: datetime, tally: Counter[str]
     ) -> tuple[pa.Table, Dated]:
-        """Return the features, and of each whether there was a row, and when that happened.
+        """Return the entities and features, and of each held one whether and when its row happened.
 
         Feast's answer is slow to ask for times: they are there for `_changing` alone.
         """
-        keys = {name: entities[name].to_pylist() for name in entities.column_names}
-        if self._readers is not None:
-            read = self._readers[tuple(features)].read(keys, as_of, tally)
-            return self._by_column(read, entities)
-        tally["store"] += len(entities)
+        keys = {
+            name: entities[name].to_pylist()
+            for name in entities.column_names
+            if name != "event_timestamp"
+        }
+        reader = self._readers[asked]
+        if reader is not None:
+            held, dated = _by_column(reader.read(keys, as_of, tally), asked)
+        else:
+            held, dated = self._by_feast(asked, keys, tally)
+        return asked.whole(entities, held), dated
+
+    def _by_feast(
+        self, asked: Asked, keys: dict[str, list[Any]], tally: Counter[str]
+    ) -> tuple[dict[str, pa.Array], Dated]:
+        count = len(next(iter(keys.values())))
+        tally["store"] += count
         try:
-            answer = self._store.get_online_features(features=features, entity_rows=keys)
+            answer = self._store.get_online_features(features=list(asked.held), entity_rows=keys)
         except STORE_ERRORS as error:
             kind = self._store.config.online_store.type
             told = " ".join(str(error).split())
@@ -185,39 +195,37 @@ class OnlineFeatures:
         values = answer.to_dict()
         names = answer.proto.metadata.feature_names.val
         statuses = dict(zip(names, answer.proto.results, strict=True))
-        columns = {name: entities[name] for name in entities.column_names}
-        dated = {}
-        for reference in features:
+        columns, dated = {}, {}
+        for reference in asked.held:
             name = reference.split(":", 1)[1]
-            columns[name] = pa.array(values[name], type=self._types[name])
+            columns[name] = pa.array(values[name], type=asked.types[name])
             found = np.array(statuses[name].statuses) != FieldStatus.NOT_FOUND
-            event = np.zeros(len(entities), dtype=np.int64)
+            event = np.zeros(count, dtype=np.int64)
             if name in self._changing:
                 event += [one.seconds * 1_000_000 for one in statuses[name].event_timestamps]
             dated[name] = found, event
-        return pa.table(columns), dated
-
-    def _by_column(self, read: list[Rows], entities: pa.Table) -> tuple[pa.Table, Dated]:
-        columns = dict(zip(entities.column_names, entities.columns, strict=True))
-        dated = {}
-        for rows in read:
-            whole = bool(rows.found.all())
-            for name in rows.values:
-                columns[name] = rows.arrow(name, self._types[name], whole=whole)
-                dated[name] = rows.found, rows.event
-        return pa.table(columns), dated
+        return columns, dated
 
     def _features_keyed_by_series(self) -> list[str]:
         """Return a feature of each view that is keyed by every entity; of all, if there is none."""
-        telling, any_of = [], {}
-        for reference in self._row_features:
-            view, name = reference.split(":", 1)
-            any_of[view] = name
-        for view, name in any_of.items():
-            keys = {field.name for field in self._store.get_feature_view(view).entity_columns}
-            if keys >= set(self._columns.entities):
-                telling.append(name)
+        any_of = {view: names[-1] for view, names in by_view(self._row.held).items()}
+        telling = [
+            name
+            for view, name in any_of.items()
+            if {field.name for field in self._row.views[view].entity_columns}
+            >= set(self._columns.entities)
+        ]
         return telling or [*any_of.values()]
+
+
+def _by_column(read: list[Rows], asked: Asked) -> tuple[dict[str, pa.Array], Dated]:
+    columns, dated = {}, {}
+    for rows in read:
+        whole = bool(rows.found.all())
+        for name in rows.values:
+            columns[name] = rows.arrow(name, asked.types[name], whole=whole)
+            dated[name] = rows.found, rows.event
+    return columns, dated
 
 
 def last_cutoff(
@@ -230,7 +238,7 @@ def last_cutoff(
     """
     ends = []
     for name in views:
-        view = store.get_feature_view(name)
+        view = view_of(store, name)
         if view.most_recent_end_time is None:
             message = f"view {name!r} is not in the online store; run `feastrain materialize`"
             raise ProjectError(message)
@@ -246,32 +254,3 @@ def _origin(tally: Counter[str]) -> Origin:
     if tally["primary"]:
         return "primary"
     return "fallback" if tally["fallback"] else "store"
-
-
-def _readers(store: FeatureStore, *asked: list[str]) -> dict[tuple[str, ...], ColumnsReader] | None:
-    """Return what reads each list of features by column, where the online store can."""
-    online = online_store_of(store)
-    if online is None:
-        return None
-    readers = {}
-    for references in asked:
-        wanted: dict[str, list[str]] = {}
-        for reference in references:
-            view, name = reference.split(":", 1)
-            wanted.setdefault(view, []).append(name)
-        views = [(store.get_feature_view(view), names) for view, names in wanted.items()]
-        readers[tuple(references)] = online.reader(store.config, views)
-    return readers
-
-
-def _views_of(references: list[str]) -> list[str]:
-    return sorted({reference.split(":", 1)[0] for reference in references})
-
-
-def _feature_types(store: FeatureStore, references: list[str]) -> dict[str, pa.DataType]:
-    types = {}
-    for reference in references:
-        view, name = reference.split(":", 1)
-        fields = {field.name: field for field in store.get_feature_view(view).features}
-        types[name] = from_feast_to_pyarrow_type(fields[name].dtype)
-    return types

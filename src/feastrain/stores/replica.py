@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from feastrain.errors import ProjectError
-from feastrain.stores.feature_repo import quiet_offline_store
+from feastrain.stores.feature_repo import quiet_offline_store, view_of
 
 # isort: split
 from feast import FeatureStore, FileSource
@@ -34,7 +34,7 @@ def views_behind(store: FeatureStore, service: str) -> dict[str, Any]:
     while wanted:
         name = wanted.pop()
         if name not in views:
-            view = store.registry.get_any_feature_view(name, store.project)
+            view = view_of(store, name)
             views[name] = view
             wanted += inputs_of(view)
     return views
@@ -103,7 +103,7 @@ def replicate(store: FeatureStore, sources: Mapping[str, Path], scratch: Path) -
     Raises:
         ProjectError: a view of a kind that cannot be led to a copy.
     """
-    views = [store.registry.get_any_feature_view(name, store.project) for name in sources]
+    views = [view_of(store, name) for name in sources]
     on_files = all(isinstance(view.batch_source, FileSource) for view in views)
     config = RepoConfig(
         project=store.project,

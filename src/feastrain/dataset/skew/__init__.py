@@ -37,10 +37,11 @@ from feastrain.dataset.skew.report import (
     require_equal,
 )
 from feastrain.shown import Shown
-from feastrain.stores.answers import Answer, is_on_demand, latest_events, online_answer, past_ttl
+from feastrain.stores.answers import Answer, latest_events, online_answer, past_ttl
+from feastrain.stores.asked import by_view, is_on_demand
 from feastrain.stores.fallback.layout import NEVER
 from feastrain.stores.fallback.stored import EPOCH, MICROSECOND
-from feastrain.stores.feature_repo import online_store_of
+from feastrain.stores.feature_repo import online_store_of, view_of
 from feastrain.stores.online import last_cutoff
 from feastrain.stores.replica import inputs_of
 
@@ -107,8 +108,8 @@ def compare_stores(
         FeastrainError: a store does not answer.
     """
     panel = read_labels(root / recipe.label.source, recipe)
-    asked = _by_view((*service.row_features, *service.unused_features, *service.known_features))
-    views = {name: store.registry.get_any_feature_view(name, store.project) for name in asked}
+    asked = by_view((*service.row_features, *service.unused_features, *service.known_features))
+    views = {name: view_of(store, name) for name in asked}
     first = panel.periods[0].astype("datetime64[us]").item().replace(tzinfo=UTC)
     as_of = last_cutoff(store, sorted(service.sources | service.elsewhere), first, recipe.frequency)
     begun = np.isfinite(
@@ -152,14 +153,6 @@ def _metrics(report: SkewReport) -> SkewMetrics:
     return SkewMetrics(report, datetime.fromisoformat(report.as_of).timestamp())
 
 
-def _by_view(references: tuple[str, ...]) -> dict[str, list[str]]:
-    asked: dict[str, list[str]] = {}
-    for reference in references:
-        view, name = reference.split(":", 1)
-        asked.setdefault(view, []).append(name)
-    return asked
-
-
 class _Frames:
     """The entities that views are asked for: series, and the periods ahead of them."""
 
@@ -189,7 +182,7 @@ class _Frames:
 def _join_keys(store: FeatureStore, view: Any) -> set[str]:
     if not is_on_demand(view):
         return {one.name for one in view.entity_columns if one.name != "__dummy_id"}
-    inputs = [store.registry.get_any_feature_view(one, store.project) for one in inputs_of(view)]
+    inputs = [view_of(store, one) for one in inputs_of(view)]
     return {key for one in inputs for key in _join_keys(store, one)}
 
 
@@ -238,7 +231,7 @@ class _Comparison:
         cause = np.full(len(self.keys), EQUAL, dtype=np.int8)
         silent = np.zeros(len(self.keys), dtype=bool)
         for projection in self._view.source_feature_view_projections.values():
-            view = self._store.registry.get_any_feature_view(projection.name, self._store.project)
+            view = view_of(self._store, projection.name)
             names = [one.name for one in projection.features]
             one = _Comparison(self._store, view, names, self._frames)
             at = _positions(self.keys, one.keys)

@@ -15,7 +15,7 @@ from drivers_project import write_drivers
 from feastrain import Project
 from feastrain.dataset.retrieve import retrieve_rows
 from feastrain.dataset.service import Service, resolve_service
-from feastrain.errors import FeastrainError
+from feastrain.errors import FeastrainError, ProjectError
 from feastrain.settings import Settings
 from feastrain.stores.online import TIMESTAMP, OnlineFeatures
 
@@ -140,3 +140,13 @@ def test_a_transform_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
         retrieve_rows(project.features("drivers"), service, spine)
     with pytest.raises(FeastrainError, match=r"^transformed_conv_rate cannot be computed: Zero"):
         features.read(drivers)
+
+
+def test_a_view_that_is_kept_offline_is_named(tmp_path: Path) -> None:
+    """It can be trained on, and not be served from: its definition has to say otherwise."""
+    kept = {'    tags={"team": "driver_performance"},': "    online=False,"}
+    project = project_on(tmp_path / "drivers", STORES["ours"], **kept)
+    with pytest.raises(
+        ProjectError, match=r"^'driver_hourly_stats' is kept offline, .*online=True"
+    ):
+        project.materialize("drivers")

@@ -92,6 +92,41 @@ def test_what_no_forecast_can_ask_for_is_refused(
         resolve_service(project.features("drivers"), project.recipe("drivers"))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "told"),
+    [
+        (
+            "Array(Float32)",
+            r"'acc_rate' of view 'driver_hourly_stats' is Array\(Float32\), which no",
+        ),
+        ("UnixTimestamp", r"is UnixTimestamp, which no model can read; give it the role unused"),
+    ],
+)
+def test_what_no_model_reads_is_refused_before_anything_is_joined(
+    tmp_path: Path, dtype: str, told: str
+) -> None:
+    """A list or a time; but not where its role is unused."""
+    root = write_drivers(tmp_path / "drivers")
+    definitions = root / "feature_repo" / "definitions.py"
+    text = definitions.read_text().replace(
+        "import Float32,", "import *  # noqa: F403\nfrom feast.types import Float32,"
+    )
+    definitions.write_text(text.replace('"acc_rate", dtype=Float32', f'"acc_rate", dtype={dtype}'))
+    definitions.write_text(
+        definitions.read_text().replace(
+            'inputs["conv_rate"] * inputs["acc_rate"]', 'inputs["conv_rate"]'
+        )
+    )
+    project = Project(root, Settings())
+    store = project.features("drivers")
+    with pytest.raises(RecipeError, match=told):
+        resolve_service(store, project.recipe("drivers"))
+    recipe = root / "recipes" / "drivers.yaml"
+    recipe.write_text(recipe.read_text().replace("  roles:\n", "  roles:\n    acc_rate: unused\n"))
+    service = resolve_service(store, project.recipe("drivers"))
+    assert ("driver_hourly_stats:acc_rate",) == service.unused_features
+
+
 WANTED = pa.table({"shop": [2, 1, 2], "event_timestamp": hours(1, 0, 0)})
 
 

@@ -56,12 +56,18 @@ class Service:
         return {view: _digests(path) for view, path in self.sources.items()}
 
 
+READABLE = {"INT32", "INT64", "FLOAT", "DOUBLE", "BOOL", "STRING"}
+"""Feast's types that a model reads: as numbers, or as categories."""
+
+
 @dataclass(frozen=True)
 class _Feature:
     name: str
     view: str
     role: Role
     keys: tuple[str, ...]
+    dtype: Any
+    """As Feast declares it."""
 
     @property
     def reference(self) -> str:
@@ -78,18 +84,19 @@ def resolve_service(store: FeatureStore, recipe: Recipe) -> Service:
 
     Raises:
         RecipeError: a role, a stepped or a categorical column names nothing in the service,
-            a feature has no role, or keys do not fit.
+            a feature has no role or a type that no model reads, or keys do not fit.
         ProjectError: a file behind the service does not exist.
     """
     views = _views(store, recipe)
     features = [
-        _Feature(field.name, view.name, role, keys)
+        _Feature(field.name, view.name, role, keys, field.dtype)
         for view in views
         for keys in [_join_keys(view)]
         for field in view.projection.features
         for role in [_role(field.name, view, recipe)]
     ]
     _check_names(features, recipe)
+    _check_types(features)
     columns = _columns(features, recipe)
     sources, elsewhere = _sources(store, recipe)
     return Service(
@@ -173,6 +180,17 @@ def _check_names(features: list[_Feature], recipe: Recipe) -> None:
             message = (
                 f"features.{key} names {', '.join(map(repr, missing))}, "
                 f"which the service {asked.service!r} does not have"
+            )
+            raise RecipeError(message)
+
+
+def _check_types(features: list[_Feature]) -> None:
+    for feature in features:
+        kind = feature.dtype.to_value_type().name
+        if feature.role != "unused" and kind not in READABLE:
+            message = (
+                f"feature {feature.name!r} of view {feature.view!r} is {feature.dtype}, which no "
+                "model can read; give it the role unused"
             )
             raise RecipeError(message)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from feastrain.artifacts import fingerprint, write_json
-from feastrain.errors import UsageError
+from feastrain.errors import ProjectError, UsageError
 from feastrain.stores.feature_repo import (
     online_store_of,
     quiet_offline_store,
@@ -51,10 +51,18 @@ def materialize(
         Whether the online store was up to date already.
 
     Raises:
+        ProjectError: a view is defined with `online=False`.
         UsageError: the online store holds later values; it cannot go back in time.
         FeastrainError: a server is away for longer than a fail-over takes.
     """
-    done = patiently(lambda: [view_of(store, n).most_recent_end_time for n in views])
+    found = patiently(lambda: [view_of(store, name) for name in views])
+    if offline := [view.name for view in found if not view.online]:
+        message = (
+            f"{', '.join(map(repr, offline))} is kept offline, so nothing can be forecast from it; "
+            "define it with online=True, or leave it out of the service"
+        )
+        raise ProjectError(message)
+    done = [view.most_recent_end_time for view in found]
     where = fingerprint(_where(store))
     now = {"as_of": as_of.isoformat(), "where": where, "state": fingerprint(state)}
     before: dict[str, str] = {}

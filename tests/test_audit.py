@@ -36,7 +36,6 @@ from feastrain.dataset.audit.trace import trace
 from feastrain.dataset.audit.verdicts import judge
 from feastrain.dataset.join import JoinRequest, join
 from feastrain.dataset.service import Service, resolve_service
-from feastrain.dataset.transform import Steps
 from feastrain.errors import DataError, LeakageError, RecipeError
 from feastrain.settings import Settings
 from feastrain.stores.feature_repo import open_store, quiet_offline_store
@@ -156,7 +155,7 @@ def test_facts_that_break_the_transform_are_taken_away(clean, tmp_path: Path) ->
         sql,
         "CREATE TABLE features.f AS SELECT if(cpi < 0, error('no price'), 1) FROM raw.externals;",
     )
-    fragile = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, steps=Steps(sql)))
+    fragile = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, steps=dataclasses.replace(clean.copies.steps, sql=sql)))
     proof = compare(fragile, Plan(1, 12, 0, ("scrambled",)))
     assert {} == proof.moved
     (note,) = proof.notes
@@ -170,7 +169,7 @@ def test_a_transform_that_needs_the_future_is_an_error(clean, tmp_path: Path) ->
     shutil.copy(clean.copies.steps.sql, sql)
     weeks = len(pc.unique(clean.copies.raw[0].table["date"]))
     append(sql, f"SELECT if(count(DISTINCT date) < {weeks}, error('gone'), 1) FROM raw.externals;")
-    needy = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, steps=Steps(sql)))
+    needy = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, steps=dataclasses.replace(clean.copies.steps, sql=sql)))
     with pytest.raises(DataError, match=r"without what came after .*gone"):
         compare(needy, Plan(1, 12, 0, ("absent",)))
 

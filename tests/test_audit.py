@@ -147,6 +147,11 @@ def test_each_mutation_finds_what_the_other_cannot(planted) -> None:
     assert PLANTED == found["scrambled"] | found["absent"]
 
 
+def with_sql(copies: Copies, sql: Path) -> Copies:
+    """Return copies that are made by other SQL, and the same Python after it."""
+    return dataclasses.replace(copies, steps=dataclasses.replace(copies.steps, sql=sql))
+
+
 def test_facts_that_break_the_transform_are_taken_away(clean, tmp_path: Path) -> None:
     """SQL that refuses changed values is proven without the later rows, and the report says so."""
     sql = tmp_path / "fragile.sql"
@@ -155,7 +160,7 @@ def test_facts_that_break_the_transform_are_taken_away(clean, tmp_path: Path) ->
         sql,
         "CREATE TABLE features.f AS SELECT if(cpi < 0, error('no price'), 1) FROM raw.externals;",
     )
-    fragile = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, steps=dataclasses.replace(clean.copies.steps, sql=sql)))
+    fragile = dataclasses.replace(clean, copies=with_sql(clean.copies, sql))
     proof = compare(fragile, Plan(1, 12, 0, ("scrambled",)))
     assert {} == proof.moved
     (note,) = proof.notes
@@ -169,7 +174,7 @@ def test_a_transform_that_needs_the_future_is_an_error(clean, tmp_path: Path) ->
     shutil.copy(clean.copies.steps.sql, sql)
     weeks = len(pc.unique(clean.copies.raw[0].table["date"]))
     append(sql, f"SELECT if(count(DISTINCT date) < {weeks}, error('gone'), 1) FROM raw.externals;")
-    needy = dataclasses.replace(clean, copies=dataclasses.replace(clean.copies, steps=dataclasses.replace(clean.copies.steps, sql=sql)))
+    needy = dataclasses.replace(clean, copies=with_sql(clean.copies, sql))
     with pytest.raises(DataError, match=r"without what came after .*gone"):
         compare(needy, Plan(1, 12, 0, ("absent",)))
 
@@ -359,7 +364,8 @@ def table(**options):
 
 STATS = str(DATA / "driver_stats.parquet")
 as_feature = view("as_feature", files("s1", path=STATS), "trips")
-renamed = view("renamed", files("s2", path=STATS, field_mapping={"trips": "rides"}), "rides")
+renames = files("s2", path=STATS, field_mapping={"trips": "rides"})
+renamed = view("renamed", renames, "rides", "acc_rate")
 linked = view("linked", files("s3", path=str(DATA / "link.parquet")), "x")
 folder = view("folder", files("s4", path=str(DATA)), "x")
 pattern = view("pattern", files("s5", path=str(DATA / "t*.parquet")), "x")
@@ -387,18 +393,34 @@ def through_a_source(inputs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"w": inputs["x"]})
 
 
+@on_demand_feature_view(sources=[renamed], schema=[Field(name="v", dtype=Float64)])
+def through_a_name(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"v": inputs["rides"]})
+
+
+@on_demand_feature_view(
+    sources=[renamed[["acc_rate"]]], schema=[Field(name="u", dtype=Float64)]
+)
+def beside_a_name(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"u": inputs["acc_rate"]})
+
+
 services = [
     FeatureService(name=v.name, features=[v])
     for v in (as_feature, renamed, linked, folder, pattern, by_url, in_table, in_query, harmless,
-              through_a_view, through_a_request, through_a_source)
-]
-s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11 = services
+              through_a_view, through_a_request, through_a_source, through_a_name)
+] + [FeatureService(name="beside_a_name", features=[renamed, beside_a_name])]
+s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13 = services
 """
 
 BY_SOURCE = (
     "view {!r} of the service reads the label source {}; keep labels out of the feature service"
 )
 AS_INPUT = "the on-demand view {!r} reads the label 'trips' from {}; take it out of its sources"
+RENAMED = (
+    "feature 'rides' of view 'renamed' is the label 'trips' under another name (field_mapping); "
+    "remove it there"
+)
 WAYS = {
     "as_feature": (
         "as_feature",
@@ -406,12 +428,7 @@ WAYS = {
         "the label 'trips' is in the feature service 'as_feature' (view 'as_feature'); "
         "remove it there",
     ),
-    "renamed": (
-        "renamed",
-        "rides",
-        "feature 'rides' of view 'renamed' is the label 'trips' under another name "
-        "(field_mapping); remove it there",
-    ),
+    "renamed": ("renamed", "rides", RENAMED),
     "linked": ("linked", "", BY_SOURCE.format("linked", "DATA/link.parquet")),
     "folder": ("folder", "", BY_SOURCE.format("folder", "DATA")),
     "pattern": ("pattern", "", BY_SOURCE.format("pattern", "DATA/t*.parquet")),
@@ -428,6 +445,8 @@ WAYS = {
         "trips",
         AS_INPUT.format("through_a_request", "the request source 'asked'"),
     ),
+    "through_a_name": ("renamed", "rides", RENAMED),
+    "beside_a_name": ("renamed", "rides", RENAMED),
     "through_a_source": ("linked", "", BY_SOURCE.format("linked", "DATA/link.parquet")),
     "harmless": None,
 }

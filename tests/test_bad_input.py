@@ -67,6 +67,18 @@ PROJECT_FAULTS: dict[str, tuple[Spoil, list[str], int, str]] = {
         2,
         "cannot be read as YAML",
     ),
+    "a key that is there twice": (
+        replace(SMOKE, "horizon: 8", "horizon: 8\nhorizon: 4"),
+        ["build", "smoke"],
+        2,
+        "key 'horizon' is there twice",
+    ),
+    "a network of no layers": (
+        replace(SMOKE, "hidden: [16]", "hidden: []"),
+        ["train", "smoke"],
+        2,
+        "hidden: Tuple should have at least 1 item",
+    ),
     "unknown recipe key": (
         replace(SMOKE, "horizon:", "horizn:", 1),
         ["build", "smoke"],

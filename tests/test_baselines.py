@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -95,15 +94,31 @@ def test_ridge_continues_a_line_with_a_season() -> None:
     np.testing.assert_allclose(truth[396:], forecast[0], rtol=2e-3)
 
 
-def test_ridge_is_the_solution_of_its_normal_equations() -> None:
-    """With a season of one period: a mean and a slope, by hand as a small least squares."""
-    label = np.array([4.0, np.nan, 7.0])
-    design = np.column_stack([np.ones(3), [-2, -1, 0], np.ones(3)])[[0, 2]]
-    penalised = np.vstack([design, np.diag(np.sqrt([1e-6, 20.0, 0.1]))])
-    target = np.concatenate([label[[0, 2]], np.zeros(3)])
+@given(st.integers(1, 12), st.integers(1, 20), st.integers(1, 6), st.randoms())
+def test_ridge_is_the_solution_of_its_normal_equations(periods, season, horizon, random) -> None:
+    """A line and an effect of each place in the season, as a least squares with a row a penalty."""
+    label = np.array([random.choice([np.nan, random.uniform(-9, 9)]) for _ in range(periods)])
+
+    def design(position):
+        dummies = np.eye(season)[position % season]
+        trend = (position - (periods - 1)) / season
+        return np.column_stack([np.ones(len(position)), trend, dummies])
+
+    seen = np.isfinite(label)
+    penalties = np.diag(np.sqrt([1e-6, 20.0, *[0.1] * season]))
+    penalised = np.vstack([design(np.arange(periods))[seen], penalties])
+    target = np.concatenate([label[seen], np.zeros(len(penalties))])
     coefficients = np.linalg.lstsq(penalised, target)[0]
-    forecast = trend_season_ridge(history(label, [2], horizon=1, season=1))
-    assert coefficients @ [1, 1, 1] == pytest.approx(forecast[0, 0], rel=1e-6)
+    expected = design(periods + np.arange(horizon)) @ coefficients
+    forecast = trend_season_ridge(history(label, [periods - 1], horizon, season))[0]
+    np.testing.assert_allclose(expected, forecast, rtol=1e-6, atol=1e-6)
+
+
+def test_ridge_of_a_season_far_longer_than_the_data_is_no_larger() -> None:
+    """A season of a year of minutes, of which a hundred have been seen."""
+    label = np.arange(100.0)
+    (forecast,) = trend_season_ridge(history(label, [99], horizon=2, season=525_600))
+    assert np.isfinite(forecast).all()
 
 
 @given(st.integers(0, 29), st.integers(1, 8), st.integers(1, 12), st.randoms())

@@ -90,6 +90,10 @@ def _with(name: str, value: Any) -> dict[str, list[Any]]:
     return columns
 
 
+def _all(name: str, value: Any) -> dict[str, list[Any]]:
+    return _rows((1, 1, 0, 5.0), (1, 1, 1, 6.0)) | {name: [value, value]}
+
+
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
@@ -102,6 +106,9 @@ def _with(name: str, value: Any) -> dict[str, list[Any]]:
         (_with("weight", -1.0), "'weight' holds a negative weight"),
         (_with("event_timestamp", START + timedelta(days=8)), "not a whole number of periods"),
         (_with("event_timestamp", None), "1 rows have no event_timestamp"),
+        (_all("event_timestamp", "soon"), "holds what is no number or no time: .*soon"),
+        (_all("sold", "many"), "holds what is no number or no time: .*many"),
+        (_all("shop", 1.0), "the key 'shop' is double; make it whole numbers or text"),
     ],
 )
 def test_bad_labels_are_refused(tmp_path: Path, columns: dict[str, list[Any]], told: str) -> None:

@@ -138,7 +138,11 @@ def _read(source: Path, recipe: Recipe, as_of: datetime | None) -> pa.Table:
         )
         if as_of is not None:
             relation = relation.filter(f"event_timestamp <= '{as_of.isoformat()}'::TIMESTAMPTZ")
-        table = relation.order(f"{keys}, event_timestamp").to_arrow_table()
+        try:
+            table = relation.order(f"{keys}, event_timestamp").to_arrow_table()
+        except duckdb.ConversionException as error:
+            message = f"{source} holds what is no number or no time: {' '.join(str(error).split())}"
+            raise DataError(message) from error
     if not len(table):
         message = f"{source} holds no label" + (f" at or before {as_of}" if as_of else "")
         raise DataError(message)
@@ -150,6 +154,12 @@ def _check_values(table: pa.Table, recipe: Recipe, source: Path) -> None:
     for name in (*recipe.entities, "event_timestamp"):
         if table[name].null_count:
             message = f"{source}: {table[name].null_count:,} rows have no {name}; give each its key"
+            raise DataError(message)
+        if pa.types.is_floating(table[name].type):
+            message = (
+                f"{source}: the key {name!r} is {table[name].type}; make it whole numbers or text, "
+                "as the feature views have it"
+            )
             raise DataError(message)
     columns = {"label": recipe.label.column, "weight": recipe.label.weight or "weight"}
     for name, original in columns.items():

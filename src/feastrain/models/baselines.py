@@ -7,7 +7,7 @@ the cut-off only, and of the periods ahead at most the events that are known the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ RECENT = 13
 """Periods that tell the recent growth: a quarter of weeks."""
 AROUND = 3
 """Periods around an event that are compared with those around it a season ago."""
-TREND_PENALTY, SEASON_PENALTY = 20.0, 0.1
+LEVEL_PENALTY, TREND_PENALTY, SEASON_PENALTY = 1e-6, 20.0, 0.1
 CHUNK_BYTES = 200_000_000
 
 
@@ -126,21 +126,26 @@ def group_season_product(past: History, group_S: Positions) -> Floats:
 def trend_season_ridge(past: History) -> Floats:
     """Return [N, H]: a line and an effect of each period of the season, fitted to each series.
 
-    Ridge regression in closed form, b = (X'X + L)^-1 X'y with the intercept free (Hoerl &
-    Kennard 1970); time runs in seasons from the cut-off. A series without labels is zero.
+    Ridge regression in closed form, b = (X'X + L)^-1 X'y with the intercept all but free (Hoerl &
+    Kennard 1970); time runs in seasons from the cut-off. A series without labels is zero. An
+    effect of the season meets no other one, so all are eliminated: two unknowns a series are left.
     """
     forecast_NH = np.zeros((len(past.series_N), past.horizon))
-    penalty_K = np.array([1e-6, TREND_PENALTY, *[SEASON_PENALTY] * past.season])
-    chunk = max(1, CHUNK_BYTES // (8 * len(penalty_K) ** 2))
+    step_H = np.arange(past.horizon) + 1
     for cutoff in np.unique(past.cutoff_N):
-        fitted_PK = _trend_and_season(np.arange(cutoff + 1), cutoff, past.season)
-        ahead_HK = _trend_and_season(cutoff + np.arange(past.horizon) + 1, cutoff, past.season)
+        # Of a season that is longer than the past, what was not seen yet has no effect.
+        width = min(past.season, cutoff + 1)
+        time_P = (np.arange(cutoff + 1) - cutoff) / past.season
+        place_H = (cutoff + step_H) % past.season
         row_M = np.flatnonzero(past.cutoff_N == cutoff)
+        chunk = max(1, CHUNK_BYTES // (8 * 10 * len(time_P)))
         for start in range(0, len(row_M), chunk):
             row_C = row_M[start : start + chunk]
             label_CP = past.label_SP[past.series_N[row_C], : cutoff + 1]
-            coefficient_CK = _ridge(fitted_PK, label_CP, penalty_K)
-            forecast_NH[row_C] = coefficient_CK @ ahead_HK.T
+            level_C, slope_C, effect_CK = _ridge(label_CP, time_P, width)
+            effect_CH = np.where(place_H < width, effect_CK[:, place_H % width], 0.0)
+            line_CH = level_C[:, None] + slope_C[:, None] * step_H / past.season
+            forecast_NH[row_C] = line_CH + effect_CH
     return forecast_NH
 
 
@@ -187,21 +192,33 @@ def _level_and_index(label_SP: Floats, group_S: Positions, season: int) -> tuple
     return level_S, _ratio(sold_GP, expected_GP, expected_GP > 0, np.nan)
 
 
-def _trend_and_season(position_X: Positions, cutoff: int, season: int) -> Floats:
-    """Return [X, K]: one, the time in seasons, and which period of the season it is."""
-    dummies = np.eye(season, dtype=np.float64)[position_X % season]
-    trend_X = (position_X - cutoff) / season
-    return np.column_stack([np.ones(len(position_X)), trend_X, dummies])
-
-
-def _ridge(fitted_PK: Floats, label_SP: Floats, penalty_K: Floats) -> Floats:
+def _ridge(label_SP: Floats, time_P: Floats, width: int) -> tuple[Floats, Floats, Floats]:
+    """Return [S] level and [S] slope, and [S, K] the effect of each place in the season."""
     seen_SP = np.isfinite(label_SP)
-    width = fitted_PK.shape[1]
-    square_PKK = fitted_PK[:, :, None] * fitted_PK[:, None, :]
-    left_SKK = (seen_SP @ square_PKK.reshape(len(fitted_PK), -1)).reshape(-1, width, width)
-    right_SK = np.where(seen_SP, label_SP, 0) @ fitted_PK
-    solved_SK1 = np.linalg.solve(left_SKK + np.diag(penalty_K), right_SK[:, :, None])
-    return np.asarray(solved_SK1[:, :, 0], dtype=np.float64)
+    told_SP = np.where(seen_SP, label_SP, 0.0)
+    count_SK, time_SK, label_SK = (
+        _by_place(values_SP, width) for values_SP in (seen_SP, seen_SP * time_P, told_SP)
+    )
+    share_SK = 1 / (count_SK + SEASON_PENALTY)
+    left_SK = SEASON_PENALTY * share_SK  # of a place, once its effect is eliminated
+    level_level_S = LEVEL_PENALTY + (count_SK * left_SK).sum(axis=1)
+    level_slope_S = (time_SK * left_SK).sum(axis=1)
+    slope_slope_S = TREND_PENALTY + seen_SP @ time_P**2 - (time_SK**2 * share_SK).sum(axis=1)
+    level_label_S = (label_SK * left_SK).sum(axis=1)
+    slope_label_S = told_SP @ time_P - (time_SK * label_SK * share_SK).sum(axis=1)
+    determinant_S = level_level_S * slope_slope_S - level_slope_S**2
+    level_S = (level_label_S * slope_slope_S - slope_label_S * level_slope_S) / determinant_S
+    slope_S = (level_level_S * slope_label_S - level_slope_S * level_label_S) / determinant_S
+    fitted_SK = count_SK * level_S[:, None] + time_SK * slope_S[:, None]
+    return level_S, slope_S, (label_SK - fitted_SK) * share_SK
+
+
+def _by_place(values_SP: NDArray[Any], width: int) -> Floats:
+    """Return [S, K] sums over the periods at each of K places in the season."""
+    seasons = -(-values_SP.shape[1] // width)
+    padded = np.pad(values_SP, ((0, 0), (0, seasons * width - values_SP.shape[1])))
+    sums: Floats = padded.reshape(len(values_SP), seasons, width).sum(axis=1, dtype=np.float64)
+    return sums
 
 
 def _ratio(above: Floats, below: Floats, told: NDArray[np.bool_], otherwise: float) -> Floats:

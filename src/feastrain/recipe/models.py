@@ -35,7 +35,7 @@ class MLPModel(QuantileModel):
 
     kind: Literal["mlp"] = "mlp"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    hidden: tuple[Count, ...] = (128, 64)
+    hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (128, 64)
     embedding: Count = 8
 
 

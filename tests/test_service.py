@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -125,6 +126,20 @@ def test_what_no_model_reads_is_refused_before_anything_is_joined(
     recipe.write_text(recipe.read_text().replace("  roles:\n", "  roles:\n    acc_rate: unused\n"))
     service = resolve_service(store, project.recipe("drivers"))
     assert ("driver_hourly_stats:acc_rate",) == service.unused_features
+
+
+@pytest.mark.parametrize("column", ["created", "event_timestamp", "driver_id"])
+def test_a_view_that_answers_nothing_is_refused(tmp_path: Path, column: str) -> None:
+    """A table that was loaded after every cut-off, or has other keys, gives no feature a value."""
+    root = write_drivers(tmp_path / "drivers")
+    path = root / "feature_repo" / "data" / "driver_stats.parquet"
+    stats = pd.read_parquet(path)
+    stats[column] += 10_000 if column == "driver_id" else pd.Timedelta(days=1_000)
+    stats.to_parquet(path)
+    told = r"view 'driver_hourly_stats' answers nothing: .* null in all 1,195 rows; its keys are"
+    with pytest.raises(DataError, match=told):
+        Project(root, Settings()).build("drivers")
+    assert not list((root / "artifacts" / "snapshots").glob("*"))
 
 
 WANTED = pa.table({"shop": [2, 1, 2], "event_timestamp": hours(1, 0, 0)})

@@ -24,6 +24,8 @@ from feastrain.dataset.service import resolve_service
 from feastrain.dataset.snapshot import Snapshot, write_table
 from feastrain.dataset.validate import validate
 from feastrain.dataset.verdict import Verdict, require
+from feastrain.errors import DataError
+from feastrain.stores.asked import by_view
 from feastrain.version import __version__
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ def build(
         join_seconds = round(time.perf_counter() - begun, 3)
         verdicts = validate(joined.training_set(), recipe.expectations)
         if not request.rehearsal:
+            _require_answers(joined)
             verdicts += _judge_drift(joined.training_set(), recipe, directory)
             on_verdicts(verdicts)
             require(verdicts)
@@ -90,6 +93,25 @@ def build(
         record_effort(directory, recipe.name, effort)
         point_to_last(directory, recipe.name, final)
     return Built(Snapshot.open(final), cached=False)
+
+
+def _require_answers(joined: Joined) -> None:
+    """Stop where a view has not one value, as of no cut-off: nothing of it was joined.
+
+    Raises:
+        DataError: names the view, and what may be the cause.
+    """
+    service, known = joined.service, joined.known
+    filled = joined.rows.filled()
+    filled |= {name for name in known.column_names if known[name].null_count < len(known)}
+    for view, names in by_view((*service.row_features, *service.known_features)).items():
+        if not filled & {*names}:
+            message = (
+                f"view {view!r} answers nothing: {names[0]!r} and all else of it is null in all "
+                f"{len(joined.rows):,} rows; its keys are others than the label's, or its rows "
+                "become known (by event and created timestamp) after every cut-off"
+            )
+            raise DataError(message)
 
 
 def training_set(request: JoinRequest, directory: Path) -> TrainingSet:

@@ -102,6 +102,19 @@ class PartedRows:
         """The columns, in order."""
         return list(self.schema.names)
 
+    def filled(self) -> set[str]:
+        """Return the columns that hold a value anywhere, as the files' statistics tell."""
+        found = set()
+        for fragment in self._parts.get_fragments():
+            for group in fragment.row_groups:
+                columns = fragment.metadata.row_group(group.id)
+                for place in range(columns.num_columns):
+                    column = columns.column(place)
+                    told = column.is_stats_set and column.statistics.has_null_count
+                    if not told or column.statistics.null_count < columns.num_rows:
+                        found.add(column.path_in_schema.partition(".")[0])
+        return found
+
     def select(self, names: Sequence[str]) -> pa.Table:
         """Read some columns."""
         table = self._parts.to_table(columns=list(names))

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +30,7 @@ from feastrain.dataset.audit.alarm import Alarm, out_of_sample_errors, raise_ala
 from feastrain.dataset.audit.copies import Change, Copies, make_copies
 from feastrain.dataset.audit.html import as_html
 from feastrain.dataset.audit.perturb import facts, mutate
-from feastrain.dataset.audit.proof import Bench, Moves, Proof, compare, differs
+from feastrain.dataset.audit.proof import Bench, Move, Moves, Proof, compare, differs
 from feastrain.dataset.audit.reach import Reach, find_reaches
 from feastrain.dataset.audit.report import AuditReport, Example, Finding, require_clean
 from feastrain.dataset.audit.sample import Plan, draw
@@ -548,7 +550,8 @@ def test_a_feature_with_an_alarm_is_suspicious() -> None:
     proof = Proof((), 40, 0, {}, {}, {}, ())
     alarm = Alarm("shops:price", 2, 0.5, 20.0, 1234)
     suspicious, clean = judge(service, proof, {"shops:price": alarm})
-    assert ("price", "suspicious", 40) == (
+    assert ("shops", "price", "suspicious", 40) == (
+        suspicious.view,
         suspicious.feature,
         suspicious.verdict,
         suspicious.checked,
@@ -556,7 +559,53 @@ def test_a_feature_with_an_alarm_is_suspicious() -> None:
     told = "alone it tells the label 2 ahead up to 0.5, where the label's known history leaves 20"
     assert suspicious.evidence.startswith(told)
     assert "(1,234 rows held out)" in suspicious.evidence
-    assert ("stock", "clean") == (clean.feature, clean.verdict)
+    assert Finding("stock", "shops", "clean", "none of 40 rows moved", 40) == clean
+
+
+def test_what_moved_is_told_with_an_example() -> None:
+    """How many of its rows, with which columns, and one of them before and after."""
+    service = Service(COLUMNS, ("shops:price", "shops:stock"), (), (), {}, {}, {})
+    leak = Moves([Move({"shop": 3}, CUTOFF, 1.25, None)], sources=("sales.price", "sales.units"))
+    dice = Moves([Move({"shop": 4}, CUTOFF, "a", "b")])
+    proof = Proof((), 40, 0, {"shops:price": leak}, {"shops:stock": dice}, {}, ())
+    moved, unstable = judge(service, proof, {})
+    assert moved.evidence == (
+        "1 of 40 rows move with facts later than their cut-off, with sales.price, sales.units; "
+        "shop 3 at cut-off 2026-01-15T00:00:00+00:00: 1.25 -> null"
+    )
+    assert unstable.evidence == (
+        "1 of 40 rows differ when they are made again from the same: nothing can be proven; "
+        "shop 4 at cut-off 2026-01-15T00:00:00+00:00: a -> b"
+    )
+    assert (leak.sources, ()) == (moved.sources, unstable.sources)
+
+
+def test_known_ahead_rows_of_a_cutoff_are_those_of_its_groups() -> None:
+    """In the order of key and step; other groups and other cut-offs are left out."""
+    times = [CUTOFF, CUTOFF.replace(day=22)]
+    known = pa.Table.from_pylist(
+        [
+            {"shop": shop, "event_timestamp": time, "step": step, "price": shop + step / 10}
+            for step in (2, 1)
+            for time in times
+            for shop in (3, 1, 2)
+        ],
+        pa.schema(
+            [
+                ("shop", pa.int64()),
+                ("event_timestamp", pa.timestamp("us", "UTC")),
+                ("step", pa.int64()),
+                ("price", pa.float64()),
+            ]
+        ),
+    )
+    columns = COLUMNS.model_copy(update={"known_keys": ("shop",)})
+    service = Service(columns, (), ("plan:price",), (), {}, {}, {})
+    bench: Any = SimpleNamespace(joined=SimpleNamespace(service=service, known=known))
+    rows = pa.table({"shop": [3, 1, 3], "item": [1, 2, 3]})
+    assert [(1, 1), (1, 2), (3, 1), (3, 2)] == [
+        (row["shop"], row["step"]) for row in Bench.known_at(bench, CUTOFF, rows).to_pylist()
+    ]
 
 
 def test_a_trend_is_no_alarm(clean) -> None:
@@ -720,6 +769,7 @@ def test_a_date_is_known_at_its_last_second() -> None:
     dates = pa.array([datetime(2026, 1, 14).date(), datetime(2026, 1, 15).date()])  # noqa: DTZ001
     source = facts("t", pa.table({"date": dates}), ("date",), ("date",), frozenset(), None)
     assert [False, True] == list(source.later(datetime(2026, 1, 14, 23, 59, 59, tzinfo=UTC)))
+    assert [True, True] == list(source.later(datetime(2026, 1, 14, 12, tzinfo=UTC)))
 
 
 def test_the_label_is_later_than_it_says() -> None:

@@ -53,6 +53,16 @@ def remove(name: str) -> Spoil:
     return spoil
 
 
+def put(name: str) -> Spoil:
+    """Return what puts a file of nonsense in the place of a file or folder."""
+
+    def spoil(root: Path) -> None:
+        remove(name)(root)
+        (root / name).write_bytes(b"\1\2 nonsense")
+
+    return spoil
+
+
 def nothing(_: Path) -> None:
     """Spoil nothing: the arguments are what is wrong."""
 
@@ -66,6 +76,18 @@ PROJECT_FAULTS: dict[str, tuple[Spoil, list[str], int, str]] = {
         ["build", "smoke"],
         2,
         "cannot be read as YAML",
+    ),
+    "the store's configuration is no YAML": (
+        replace("feature_repo/feature_store.yaml", "provider:", "provider: [", 1),
+        ["build", "smoke"],
+        2,
+        r"feature_store\.yaml is refused by Feast: while parsing",
+    ),
+    "a file where a folder has to be": (
+        put("artifacts/audits"),
+        ["audit", "smoke", "--cutoffs", "1", "--rows", "1"],
+        1,
+        "/artifacts/audits: File exists",
     ),
     "a key that is there twice": (
         replace(SMOKE, "horizon: 8", "horizon: 8\nhorizon: 4"),

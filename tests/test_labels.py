@@ -106,8 +106,8 @@ def _all(name: str, value: Any) -> dict[str, list[Any]]:
         (_with("weight", -1.0), "'weight' holds a negative weight"),
         (_with("event_timestamp", START + timedelta(days=8)), "not a whole number of periods"),
         (_with("event_timestamp", None), "1 rows have no event_timestamp"),
-        (_all("event_timestamp", "soon"), "holds what is no number or no time: .*soon"),
-        (_all("sold", "many"), "holds what is no number or no time: .*many"),
+        (_all("event_timestamp", "soon"), "cannot be read as labels: .*soon"),
+        (_all("sold", "many"), "cannot be read as labels: .*many"),
         (_all("shop", 1.0), "the key 'shop' is double; make it whole numbers or text"),
     ],
 )
@@ -123,6 +123,14 @@ def test_as_of_before_all_labels_is_refused(tmp_path: Path) -> None:
     source = _write(tmp_path, _rows((1, 1, 0, 5.0)))
     with pytest.raises(DataError, match="holds no label at or before"):
         read_labels(source, RECIPE, START - timedelta(days=1))
+
+
+def test_what_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
+    """A CSV under another name, for one."""
+    source = tmp_path / "labels.parquet"
+    source.write_text("shop,item,event_timestamp,sold\n1,1,2024-01-05,3\n")
+    with pytest.raises(DataError, match=r"labels\.parquet cannot be read as labels: .*bytes"):
+        read_labels(source, RECIPE)
 
 
 def test_missing_source_is_a_project_error(tmp_path: Path) -> None:

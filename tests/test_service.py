@@ -15,6 +15,7 @@ from feastrain.dataset.retrieve import _in_order
 from feastrain.dataset.service import Service, resolve_service
 from feastrain.errors import DataError, ProjectError, RecipeError
 from feastrain.settings import Settings
+from feastrain.stores.asof.views import plan_joins
 from tiny_snapshot import COLUMNS
 
 
@@ -140,6 +141,36 @@ def test_a_view_that_answers_nothing_is_refused(tmp_path: Path, column: str) -> 
     with pytest.raises(DataError, match=told):
         Project(root, Settings()).build("drivers")
     assert not list((root / "artifacts" / "snapshots").glob("*"))
+
+
+def test_a_registry_that_is_damaged_is_named(tmp_path: Path) -> None:
+    """It is a file of Feast's, which can be made anew."""
+    project = Project(write_drivers(tmp_path / "drivers"), Settings())
+    project.features("drivers")
+    registry = project.root / "feature_repo" / "data" / "registry.db"
+    registry.write_bytes(b"\1\2 nonsense")
+    told = f"the registry {registry} is damaged: .*; remove it, and it is made anew"
+    with pytest.raises(ProjectError, match=told):
+        project.features("drivers")
+    registry.unlink()
+    assert ["driver_activity"] == [
+        service.name for service in project.features("drivers").list_feature_services()
+    ]
+
+
+def test_a_view_whose_source_lacks_its_key_is_refused(tmp_path: Path) -> None:
+    """Feast registers it as one without an entity, and would answer one row for every driver."""
+    root = write_drivers(tmp_path / "drivers")
+    path = root / "feature_repo" / "data" / "driver_stats.parquet"
+    pd.read_parquet(path).drop(columns="driver_id").to_parquet(path)
+    project = Project(root, Settings())
+    store = project.features("drivers")
+    told = "'driver_hourly_stats' is of 'driver', and its source had none of their join keys"
+    with pytest.raises(DataError, match=told):
+        resolve_service(store, project.recipe("drivers"))
+    view = store.get_feature_view("driver_hourly_stats")
+    with pytest.raises(DataError, match=told):
+        plan_joins([view], ["driver_hourly_stats:acc_rate"], full_names=False)
 
 
 WANTED = pa.table({"shop": [2, 1, 2], "event_timestamp": hours(1, 0, 0)})

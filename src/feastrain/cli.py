@@ -610,7 +610,7 @@ def _version(
 
 
 def main() -> None:
-    """Run the command line; a FeastrainError becomes one line and its exit code."""
+    """Run the command line; an error that has a line for the user becomes that, and its code."""
     try:
         try:
             app()
@@ -619,6 +619,11 @@ def main() -> None:
     except FeastrainError as error:
         typer.echo(f"feastrain: {error}", err=True)
         code = error.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"feastrain: {error.filename}: {error.strerror}", err=True)
+        code = 1
     else:
         return
     sys.exit(code)  # here, where nothing holds what the error's stack held

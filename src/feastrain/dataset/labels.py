@@ -71,10 +71,14 @@ def read_labels(source: Path, recipe: Recipe, as_of: datetime | None = None) -> 
 
     Raises:
         ProjectError: the source is missing.
-        DataError: a column is missing, a key is null or doubled, a label is not a finite
-            number, or a timestamp is off the recipe's grid.
+        DataError: it is no Parquet file, a column is missing, a key is null, doubled or a fraction,
+            a label is not a finite number, or a timestamp is off the recipe's grid.
     """
-    table = _read(source, recipe, as_of)
+    try:
+        table = _read(source, recipe, as_of)
+    except duckdb.Error as error:  # it is no Parquet file, or a label no number, a time none
+        message = f"{source} cannot be read as labels: {' '.join(str(error).split())}"
+        raise DataError(message) from error
     _check_values(table, recipe, source)
     try:
         return lay_out(table, recipe)
@@ -138,11 +142,7 @@ def _read(source: Path, recipe: Recipe, as_of: datetime | None) -> pa.Table:
         )
         if as_of is not None:
             relation = relation.filter(f"event_timestamp <= '{as_of.isoformat()}'::TIMESTAMPTZ")
-        try:
-            table = relation.order(f"{keys}, event_timestamp").to_arrow_table()
-        except duckdb.ConversionException as error:
-            message = f"{source} holds what is no number or no time: {' '.join(str(error).split())}"
-            raise DataError(message) from error
+        table = relation.order(f"{keys}, event_timestamp").to_arrow_table()
     if not len(table):
         message = f"{source} holds no label" + (f" at or before {as_of}" if as_of else "")
         raise DataError(message)

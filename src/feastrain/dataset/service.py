@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from feastrain.artifacts import file_digest, fingerprint, source_digests
 from feastrain.errors import ProjectError, RecipeError
 from feastrain.recipe import FeatureColumns, Recipe, Role
+from feastrain.stores.asof.views import require_keys
 from feastrain.stores.feature_repo import view_of
 from feastrain.stores.replica import files_of, local_path, views_behind
 
@@ -86,6 +87,7 @@ def resolve_service(store: FeatureStore, recipe: Recipe) -> Service:
         RecipeError: a role, a stepped or a categorical column names nothing in the service,
             a feature has no role or a type that no model reads, or keys do not fit.
         ProjectError: a file behind the service does not exist.
+        DataError: the source of a view lacks a join key.
     """
     views = _views(store, recipe)
     features = [
@@ -138,6 +140,7 @@ def _views(store: FeatureStore, recipe: Recipe) -> list[Any]:
                 f"take it out of the service {service.name!r}"
             )
             raise RecipeError(message)
+        require_keys(view)
         views.append(view.with_projection(projection))
     return views
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 # Before Feast, which sets PROMETHEUS_MULTIPROC_DIR: our metrics are those of one process.
 import prometheus_client  # noqa: F401
+from google.protobuf.message import DecodeError
+from yaml import YAMLError
 
 from feastrain.artifacts import file_digest, fingerprint, locked, write_json
 from feastrain.errors import FeastrainError, ProjectError
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 ASOF = "feastrain.stores.asof.AsofOfflineStore"
 FALLBACK = "feastrain.stores.fallback.FallbackOnlineStore"
+REFUSALS = (FeastConfigError, FeastError, YAMLError, ValueError, TypeError, ImportError, OSError)
+"""What Feast raises of a configuration that it does not take."""
 
 
 def open_store(repo: Path) -> FeatureStore:
@@ -47,7 +51,7 @@ def open_store(repo: Path) -> FeatureStore:
         raise ProjectError(message)
     try:
         return opened(lambda: FeatureStore(repo_path=str(repo)))
-    except (ValueError, TypeError, ImportError, OSError, FeastConfigError, FeastError) as error:
+    except REFUSALS as error:
         message = f"{repo / 'feature_store.yaml'} is refused by Feast: {_one_line(error)}"
         raise ProjectError(message) from error
 
@@ -111,7 +115,7 @@ def _apply_anew(repo: Path, stamp: Path) -> bool:
         _forget_copied_registry(repo, before["root"])
     store = open_store(repo)
     now = _state(repo)
-    if store.list_feature_services() and before == now:
+    if _has_services(store) and before == now:
         return True
     _apply(store, repo)
     stamp.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +130,16 @@ def is_applied(repo: Path, stamp: Path) -> bool:
         ProjectError: no such repo, or Feast refuses its configuration.
     """
     store = open_store(repo)
-    return _stamped(stamp) == _state(repo) and bool(store.list_feature_services())
+    return _stamped(stamp) == _state(repo) and _has_services(store)
+
+
+def _has_services(store: FeatureStore) -> bool:
+    try:
+        return bool(store.list_feature_services())
+    except DecodeError as error:
+        path = f"{store.repo_path}/{store.config.registry.path}"
+        message = f"the registry {path} is damaged: {error}; remove it, and it is made anew"
+        raise ProjectError(message) from error
 
 
 def _stamped(stamp: Path) -> dict[str, str]:

@@ -83,9 +83,14 @@ def _latest_late(rows: pa.Table, table: Facts, cutoff: datetime) -> NDArray[np.d
     late = (table.event_N <= moment(cutoff)) & table.later(cutoff)
     if not keys or not late.any():
         return none
-    facts = table.table.select(keys).append_column("event", pa.array(table.event_N))
+    facts = _as_text(table.table, keys).append_column("event", pa.array(table.event_N))
     newest = facts.filter(pa.array(late)).group_by(keys).aggregate([("event", "max")])
-    numbered = rows.select(keys).append_column("row", pa.array(np.arange(len(rows))))
+    numbered = _as_text(rows, keys).append_column("row", pa.array(np.arange(len(rows))))
     found = numbered.join(newest, keys=keys).sort_by("row")["event_max"]
     found_N = found.to_numpy().astype("datetime64[us]")
     return np.where(np.isnat(found_N), none, found_N)
+
+
+def _as_text(table: pa.Table, keys: list[str]) -> pa.Table:
+    """Return the keys, which tables may hold in different types, as texts that compare."""
+    return pa.table({name: table[name].cast(pa.string()) for name in keys})

@@ -91,7 +91,11 @@ class ParquetTable:
             names: the columns.
             positions: [N] of the rows.
             sink: is given each column instead, from several threads and in any order.
+
+        Raises:
+            DataError: the source has no such column.
         """
+        self._require(names)
         touched = self._touched(positions)
         groups = [part for part, wanted in zip(self._groups, touched, strict=True) if wanted]
         if not touched.all():
@@ -136,11 +140,14 @@ class ParquetTable:
         group = np.searchsorted(self._starts[1:], positions, side="right")
         return np.where(positions < 0, 0, left_out[group])
 
-    def _read(self, names: Sequence[str], groups: list[Any]) -> pa.Table:
+    def _require(self, names: Sequence[str]) -> None:
         for name in names:
             if name not in self.schema.names:
                 message = f"{self.name} has no column {name!r}; it has {_listed(self.schema)}"
                 raise DataError(message)
+
+    def _read(self, names: Sequence[str], groups: list[Any]) -> pa.Table:
+        self._require(names)
         part = ds.FileSystemDataset(
             groups, self.schema, self._dataset.format, self._dataset.filesystem
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from feast.feature_view import DUMMY_ENTITY_ID
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
 
-from feastrain.errors import UsageError
+from feastrain.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,6 +51,7 @@ def plan_joins(
 
     Raises:
         UsageError: two features would have one name, or a view has no batch source.
+        DataError: the source of a view lacks a join key.
     """
     joins = []
     taken: dict[str, str] = {}
@@ -72,11 +73,32 @@ def plan_joins(
     return joins
 
 
+def require_keys(view: Any) -> None:
+    """Stop where a view has an entity and no column to find it by.
+
+    `feast apply` takes a source without the join key for that of a view without an entity, and
+    every store answers any entity's row for all of them.
+
+    Raises:
+        DataError: names the view and what it lacks.
+    """
+    entities = [name for name in getattr(view, "entities", ()) if name != DUMMY_ENTITY_NAME]
+    keys = [field.name for field in view.entity_columns if field.name != DUMMY_ENTITY_ID]
+    if len(keys) < len(entities):
+        message = (
+            f"view {view.name!r} is of {', '.join(map(repr, entities))}, and its source had "
+            f"{', '.join(map(repr, keys)) or 'none'} of their join keys when it was applied: every "
+            "entity would be answered the same row; correct the source or the entity, apply again"
+        )
+        raise DataError(message)
+
+
 def _join(view: FeatureView, wanted: list[str], *, full_names: bool) -> ViewJoin:
     source, projection = view.batch_source, view.projection
     if source is None:
         message = f"view {view.name!r} has no batch source, so it has no history to read"
         raise UsageError(message)
+    require_keys(view)
     stored = {new: old for old, new in (source.field_mapping or {}).items()}
     prefix = f"{projection.name_alias or view.name}__" if full_names else ""
     return ViewJoin(

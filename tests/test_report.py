@@ -93,6 +93,13 @@ def test_broken_expectations_are_first_and_show_rows(capsys: pytest.CaptureFixtu
     assert told.endswith("price: min 0 store value 1 -1 2 null")
 
 
+def test_a_recipe_that_expects_nothing_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a sentence, and no table without rows."""
+    show_verdicts([])
+    told = "The recipe has no `expectations`, which say what data build refuses."
+    assert told == said(capsys)
+
+
 def test_drift_names_what_only_one_side_has(capsys: pytest.CaptureFixture[str]) -> None:
     """A text has no Kolmogorov-Smirnov distance; its new categories are named with their share."""
     features = (

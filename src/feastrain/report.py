@@ -144,6 +144,9 @@ def show_jobs(jobs: Sequence[Job]) -> None:
 
 def show_verdicts(verdicts: list[dict[str, Any]]) -> None:
     """Print what every expectation of the recipe found, the broken ones first, with their rows."""
+    if not verdicts:
+        _console().print("The recipe has no `expectations`, which say what data build refuses.")
+        return
     table = Table(title="Expectations", title_style="bold")
     for heading in ("column", "expects", "verdict"):
         table.add_column(heading)

@@ -123,26 +123,26 @@ def _views(store: FeatureStore, recipe: Recipe) -> list[Any]:
         )
         raise RecipeError(message)
     service = store.get_feature_service(recipe.features.service)
-    views = []
-    for projection in service.feature_view_projections:
-        if projection.name_to_use() != projection.name or projection.join_key_map:
-            message = (
-                f"the service {service.name!r} takes view {projection.name!r} under another name "
-                "or with other join keys (with_name, with_join_key_map); features are asked for "
-                "by the view's own: define a view of that name and those keys on the same source"
-            )
-            raise RecipeError(message)
-        view = view_of(store, projection.name)
-        if requests := getattr(view, "source_request_sources", None):
-            message = (
-                f"the on-demand view {view.name!r} needs data of a request "
-                f"({', '.join(requests)}), which nobody has when forecasts are made ahead; "
-                f"take it out of the service {service.name!r}"
-            )
-            raise RecipeError(message)
-        require_keys(view)
-        views.append(view.with_projection(projection))
-    return views
+    return [_view(store, service.name, one) for one in service.feature_view_projections]
+
+
+def _view(store: FeatureStore, service: str, projection: Any) -> Any:
+    if projection.name_to_use() != projection.name or projection.join_key_map:
+        message = (
+            f"the service {service!r} takes view {projection.name!r} under another name or with "
+            "other join keys (with_name, with_join_key_map); features are asked for by the view's "
+            "own: define a view of that name and those keys on the same source"
+        )
+        raise RecipeError(message)
+    view = view_of(store, projection.name)
+    if requests := getattr(view, "source_request_sources", None):
+        message = (
+            f"the on-demand view {view.name!r} needs data of a request ({', '.join(requests)}), "
+            "which nobody has when forecasts are made ahead; take it out of the service "
+            f"{service!r}"
+        )
+        raise RecipeError(message)
+    return view.with_projection(projection)
 
 
 def _join_keys(view: FeatureView | OnDemandFeatureView) -> tuple[str, ...]:
@@ -244,6 +244,7 @@ def _sources(store: FeatureStore, recipe: Recipe) -> tuple[dict[str, Path], dict
         source = getattr(view, "batch_source", None)
         if source is None:
             continue
+        require_keys(view)
         path = local_path(store, source)
         if path is None:
             elsewhere[name] = f"{type(source).__name__} {source.name!r}"

@@ -229,7 +229,8 @@ def test_kills_at_any_moment_end_in_the_same_weights(
     snapshot: Snapshot, tmp_path: Path, kills: int
 ) -> None:
     """SIGKILL in steps, saves and starts: each command resumes, and the last lands the bundle."""
-    recipe = tiny_recipe(tmp_path, 60, training="processes: 1, batch_rows: 8, checkpoint_s: 0.001")
+    often = "processes: 1, checkpoint_s: 0.001"
+    recipe = tiny_recipe(tmp_path, 60, training=often, batch_rows=8)
     folders = {name: tmp_path / name for name in ("quiet", "killed")}
     commands = {
         name: [

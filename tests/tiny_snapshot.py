@@ -42,7 +42,7 @@ features:
   stepped: [last_year]
   label_units: [last_year]
 model: MODEL
-training: {epochs: EPOCHS, patience: 99, batch_rows: 32, learning_rate: 0.01, seed: 3, TRAINING}
+training: {epochs: EPOCHS, patience: 99, learning_rate: 0.01, seed: 3, TRAINING}
 """
 
 
@@ -116,9 +116,14 @@ def tiny_snapshot(
 
 
 def tiny_recipe(
-    folder: Path, epochs: int = 3, model: str = MLP, training: str = "processes: 2"
+    folder: Path,
+    epochs: int = 3,
+    model: str = MLP,
+    training: str = "processes: 2",
+    batch_rows: int = 32,
 ) -> Path:
     """Write the recipe that fits the tiny snapshot."""
+    training = f"{training}, batch_rows: {batch_rows}"
     path = folder / f"tiny-{epochs}.yaml"
     filled = {"EPOCHS": str(epochs), "MODEL": model, "TRAINING": training}
     text = RECIPE

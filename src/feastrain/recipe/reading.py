@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML's other readers take the last."""
+    """Reads plain values alone, and no key twice, of which other readers take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - theirs
-        found: dict[Any, yaml.Node] = {}
+        found = set()
         for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if name in found and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {name!r} is there twice", problem_mark=key.start_mark
-                )
-            found[name] = key
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in found:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark
+                    )
+                found.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -42,7 +42,7 @@ def load_recipe(path: Path, root: Path | None = None) -> Recipe:
         LeakageError: the label is given a role among the features.
     """
     try:
-        content = yaml.load(path.read_text(), _UniqueKeys)  # noqa: S506 - a SafeLoader
+        content = _UniqueKeys(path.read_text()).get_single_data()
     except FileNotFoundError as error:
         message = f"{path}: no such recipe; `feastrain init` makes a project with some"
         raise RecipeError(message) from error

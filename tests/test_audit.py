@@ -772,6 +772,30 @@ def test_a_date_is_known_at_its_last_second() -> None:
     assert [True, True] == list(source.later(datetime(2026, 1, 14, 12, tzinfo=UTC)))
 
 
+def test_late_facts_are_looked_at_first() -> None:
+    """The cut-off that missed a fact is drawn, and that fact's row; in any type of key."""
+    cutoffs = [CUTOFF.replace(day=day) for day in (10, 11, 12, 13)]
+    shops = range(40)
+    stamp = pa.timestamp("us", "UTC")
+    rows = pa.table(
+        {
+            "shop": pa.array([shop for _ in cutoffs for shop in shops]),
+            "event_timestamp": pa.array([time for time in cutoffs for _ in shops], stamp),
+        }
+    )
+    table = pa.table(
+        {
+            "shop": pa.array([17], pa.int32()),
+            "day": pa.array([cutoffs[2]], stamp),
+            "created": pa.array([cutoffs[3]], stamp),
+        }
+    )
+    late = facts("t", table, ("day", "created"), ("day",), frozenset({"shop"}), None)
+    for seed in range(20):
+        ((cutoff, drawn),) = draw(rows, (late,), Plan(1, 6, seed, ("mixed",)))
+        assert (cutoffs[2], 6, True) == (cutoff, len(drawn), 17 in drawn["shop"].to_pylist())
+
+
 def test_the_label_is_later_than_it_says() -> None:
     """A label of a later period is changed even where its row claims to be known already."""
     day, early = datetime(2026, 1, 20, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)

@@ -126,20 +126,30 @@ def test_a_model_on_it_forecasts(tmp_path: Path) -> None:
 
 
 def test_a_transform_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
-    """Offline with what was being joined, online with what was being computed."""
+    """Offline with what was joined, online with what was computed; not for whom nobody knows."""
     fails_on_null = '1 // int(inputs["conv_rate"].notna().all()) * inputs["conv_rate"] *'
     project = project_on(
         tmp_path / "drivers", STORES["ours"], **{'inputs["conv_rate"] *': fails_on_null}
     )
+    stats = project.root / "feature_repo" / "data" / "driver_stats.parquet"
+    rows = pd.read_parquet(stats)
+    rows.loc[rows["driver_id"] == 1002, "conv_rate"] = None
+    rows.to_parquet(stats)
     project.materialize("drivers")
     features, service = reading(project)
-    drivers = pa.table({"driver_id": [9999]})
-    spine = drivers.append_column("event_timestamp", pa.array([features.as_of()], TIMESTAMP))
+    spine = pa.table(
+        {"driver_id": [9999], "event_timestamp": pa.array([features.as_of()], TIMESTAMP)}
+    )
     told = r"AsofOfflineStore\) cannot join .*, transformed_conv_rate: ZeroDivisionError: "
     with pytest.raises(FeastrainError, match=told):
         retrieve_rows(project.features("drivers"), service, spine)
     with pytest.raises(FeastrainError, match=r"^transformed_conv_rate cannot be computed: Zero"):
-        features.read(drivers)
+        features.read(pa.table({"driver_id": [1001, 1002]}))
+    for drivers in ([9999, 1001, 9998], [9999]):
+        rows = features.read(pa.table({"driver_id": drivers})).rows
+        computed = rows["conv_rate_of_accepted"].to_pylist()
+        assert [driver == 1001 for driver in drivers] == [value is not None for value in computed]
+        assert pa.types.is_floating(rows["conv_rate_of_accepted"].type)
 
 
 def test_a_view_that_is_kept_offline_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 from feast.types import from_feast_to_pyarrow_type
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from feast import FeatureStore
+    from numpy.typing import NDArray
 
     from feastrain.stores.fallback.stored import ColumnsReader
 
@@ -36,7 +38,7 @@ class Asked:
             for view in computed
             for name in by_view(references)[view.name]
         }
-        self._computed = [view.name for view in computed]
+        self._views = [view.name for view in computed]
         held = [ref for ref in references if not is_on_demand(views[ref.split(":", 1)[0]])]
         needed = [ref for inputs in self._inputs.values() for ref in inputs]
         self.held = tuple(dict.fromkeys([*held, *needed]))
@@ -62,27 +64,42 @@ class Asked:
         """Return what a feature is read from: itself, or its inputs."""
         return self._inputs.get(reference.split(":", 1)[1], [reference])
 
-    def whole(self, entities: pa.Table, held: dict[str, pa.Array]) -> pa.Table:
+    def whole(
+        self, entities: pa.Table, held: dict[str, pa.Array], found: Collection[NDArray[np.bool_]]
+    ) -> pa.Table:
         """Return the entities and the features asked for.
 
         Args:
             entities: [N] join keys and `event_timestamp`, which a transform sees too.
             held: [N] of each feature that a store holds, by name.
+            found: [N] whether there was a row, of each of these. For an entity without any nothing
+                is computed, so that no transform fails on what somebody made up.
 
         Raises:
             FeastrainError: a transform fails.
         """
         keys = dict(zip(entities.column_names, entities.columns, strict=True))
-        table = pa.table({**keys, **held})
         if not self._inputs:
-            return table
-        with told_in_one_line(f"{', '.join(self._computed)} cannot be computed"):
-            table = self._on_demand.append_to(table, entities.column_names)
-        for name in self._inputs:
-            if pa.types.is_null(table[name].type):  # a transform of nothing but None tells no type
-                place = table.column_names.index(name)
-                table = table.set_column(place, name, table[name].cast(self.types[name]))
-        return table.select([*keys, *(ref.split(":", 1)[1] for ref in self.references)])
+            return pa.table({**keys, **held})
+        known = np.any([*found], axis=0)
+        computed = self._computed(pa.table({**keys, **held}), entities.column_names, known)
+        values = {**held, **computed}
+        names = [reference.split(":", 1)[1] for reference in self.references]
+        return pa.table({**keys, **{name: values[name] for name in names}})
+
+    def _computed(
+        self, table: pa.Table, keys: list[str], known: NDArray[np.bool_]
+    ) -> dict[str, pa.ChunkedArray]:
+        if not known.any():
+            return {name: pa.nulls(len(table), self.types[name]) for name in self._inputs}
+        with told_in_one_line(f"{', '.join(self._views)} cannot be computed"):
+            rows = self._on_demand.append_to(table.filter(pa.array(known)), keys)
+        place = pa.array(np.cumsum(known) - 1, mask=~known)
+        columns = {name: rows[name].take(place) for name in self._inputs}
+        return {  # a transform of nothing but None tells no type
+            name: column.cast(self.types[name]) if pa.types.is_null(column.type) else column
+            for name, column in columns.items()
+        }
 
 
 def by_view(references: Collection[str]) -> dict[str, list[str]]:

@@ -178,7 +178,7 @@ class OnlineFeatures:
             held, dated = _by_column(reader.read(keys, as_of, tally), asked)
         else:
             held, dated = self._by_feast(asked, keys, tally)
-        return asked.whole(entities, held), dated
+        return asked.whole(entities, held, [found for found, _ in dated.values()]), dated
 
     def _by_feast(
         self, asked: Asked, keys: dict[str, list[Any]], tally: Counter[str]

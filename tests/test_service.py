@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from drivers_project import write_drivers
 from feast_repos import hours, write
 from feastrain import Project
 from feastrain.artifacts import file_digest
+from feastrain.dataset.parts import PartedRows
 from feastrain.dataset.retrieve import _in_order
 from feastrain.dataset.service import Service, resolve_service
+from feastrain.dataset.snapshot import part_name
 from feastrain.errors import DataError, ProjectError, RecipeError
 from feastrain.settings import Settings
 from feastrain.stores.asof.views import plan_joins
@@ -111,7 +114,7 @@ def test_what_no_model_reads_is_refused_before_anything_is_joined(
     root = write_drivers(tmp_path / "drivers")
     definitions = root / "feature_repo" / "definitions.py"
     text = definitions.read_text().replace(
-        "import Float32,", "import *  # noqa: F403\nfrom feast.types import Float32,"
+        "import Float32,", "import Array, UnixTimestamp, Float32,"
     )
     definitions.write_text(text.replace('"acc_rate", dtype=Float32', f'"acc_rate", dtype={dtype}'))
     definitions.write_text(
@@ -171,6 +174,15 @@ def test_a_view_whose_source_lacks_its_key_is_refused(tmp_path: Path) -> None:
     view = store.get_feature_view("driver_hourly_stats")
     with pytest.raises(DataError, match=told):
         plan_joins([view], ["driver_hourly_stats:acc_rate"], full_names=False)
+
+
+def test_columns_with_a_value_are_told_by_the_files(tmp_path: Path) -> None:
+    """Of a dotted name and of a list too; one that is null in every part is not among them."""
+    for part in (0, 1):
+        nulls = pa.nulls(2, pa.float64())
+        table = {"a.b": [1.0, None] if part else nulls, "c": nulls, "d": [[1], None]}
+        pq.write_table(pa.table(table), tmp_path / part_name(part))
+    assert {"a.b", "d"} == PartedRows(tmp_path).filled() & {"a.b", "c", "d"}
 
 
 WANTED = pa.table({"shop": [2, 1, 2], "event_timestamp": hours(1, 0, 0)})

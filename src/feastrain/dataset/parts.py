@@ -112,7 +112,8 @@ class PartedRows:
                     column = columns.column(place)
                     told = column.is_stats_set and column.statistics.has_null_count
                     if not told or column.statistics.null_count < columns.num_rows:
-                        found.add(column.path_in_schema.partition(".")[0])
+                        path = column.path_in_schema  # of a list, what is in it; or a dotted name
+                        found |= {path, path.partition(".")[0]}
         return found
 
     def select(self, names: Sequence[str]) -> pa.Table:

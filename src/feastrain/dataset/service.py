@@ -130,8 +130,8 @@ def _view(store: FeatureStore, service: str, projection: Any) -> Any:
     if projection.name_to_use() != projection.name or projection.join_key_map:
         message = (
             f"the service {service!r} takes view {projection.name!r} under another name or with "
-            "other join keys (with_name, with_join_key_map); features are asked for by the view's "
-            "own: define a view of that name and those keys on the same source"
+            "other join keys (with_name, with_join_key_map), and features are asked for by the "
+            "view's own: define a view of that name and those keys on the same source"
         )
         raise RecipeError(message)
     view = view_of(store, projection.name)

@@ -181,7 +181,7 @@ def test_columns_with_a_value_are_told_by_the_files(tmp_path: Path) -> None:
     for part in (0, 1):
         nulls = pa.nulls(2, pa.float64())
         table = {"a.b": [1.0, None] if part else nulls, "c": nulls, "d": [[1], None]}
-        pq.write_table(pa.table(table), tmp_path / part_name(part))
+        pq.write_table(pa.table(table), tmp_path / f"{part_name(part)}.parquet")
     assert {"a.b", "d"} == PartedRows(tmp_path).filled() & {"a.b", "c", "d"}
 
 
